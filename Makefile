@@ -1,0 +1,62 @@
+# Every target installs what it needs: a virtual environment in .venv, and, as root, the C++ packages.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+APT_PACKAGES := g++ cmake libzmq3-dev cppzmq-dev libflatbuffers-dev flatbuffers-compiler libboost-dev
+
+.PHONY: help demo test test-all lint format bench venv cpp clean
+
+help:
+	@echo "make demo      the main job: train on a tau decay simulator, infer one event, write figures to results/demo"
+	@echo "make test      the quick tests (under 10 minutes on 2 cores)"
+	@echo "make test-all  all tests"
+	@echo "make lint      ruff and mypy --strict"
+	@echo "make bench     speed against pyprob driving the same simulator"
+	@echo "make format    ruff format, clang-format where there is one"
+
+demo: venv cpp
+	$(BIN)/python examples/demo.py --output results/demo
+
+test: venv cpp
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: venv cpp
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: venv cpp
+	$(BIN)/python -m benchmarks
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	@if command -v clang-format >/dev/null; then git ls-files '*.hpp' '*.cpp' | xargs clang-format -i; fi
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "== installing the Python packages into $(VENV)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch -e '.[dev]'
+	@touch $@
+
+# The C++ simulators need a compiler and a few headers. Without them everything runs on the Python simulators.
+cpp:
+	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "== installing the C++ packages:$$missing"; \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; } >/tmp/ppx-apt.log 2>&1 \
+	    || { echo "apt-get failed (see /tmp/ppx-apt.log): going on with the Python simulators"; exit 0; }; \
+	else \
+	  echo "C++ packages are missing:$$missing"; \
+	  echo "Install them with 'apt-get install$$missing' (as root); until then the Python simulators are used."; \
+	fi
+
+clean:
+	rm -rf $(VENV) build results .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,87 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, SC11, "Parallel random numbers").
+
+The number a draw gets is a pure function of (seed, trace index, ordinal of the draw, stream), so trace `i` is the same
+whatever the number of simulators, their order, the machine or a restart in the middle.
+
+Key: the two 32-bit halves of the seed. Counter: trace index (two words), ordinal, stream.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+# Multipliers and Weyl constants of Philox4x32 (table 2 of the paper; Random123 philox.h).
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_ROUNDS = 10
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+class Stream(IntEnum):
+    """What a random number is for; streams of one trace are independent."""
+
+    DRAWS = 0
+    OBSERVATIONS = 1
+    PROPOSALS = 2
+
+
+def philox4x32(
+    counter: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]],
+    key: tuple[int, int],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """Encrypts counters; every word is an unsigned 32-bit number held in 64 bits.
+
+    Args:
+        counter: Four words of equal shape.
+        key: Two words.
+
+    Returns:
+        Four random words of the counter's shape.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1, c2, c3 = (
+            (p1 >> _32) ^ c1 ^ np.uint64(k0),
+            p1 & _LOW,
+            (p0 >> _32) ^ c3 ^ np.uint64(k1),
+            p0 & _LOW,
+        )
+        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
+    return c0, c1, c2, c3
+
+
+def uniforms(
+    seed: int, index: ArrayLike, ordinal: ArrayLike, stream: Stream = Stream.DRAWS
+) -> NDArray[np.float64]:
+    """Uniform numbers in the open interval (0, 1), one per counter.
+
+    Args:
+        seed: Seed of the run, an unsigned 64-bit number.
+        index: Trace indices, broadcast against `ordinal`.
+        ordinal: Ordinal of the number within the trace and stream.
+        stream: What the numbers are for.
+
+    Returns:
+        Midpoints of the 2^-53 grid, float64, of the broadcast shape.
+    """
+    index, ordinal = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(ordinal, np.uint64))
+    words = (index & _LOW, index >> _32, ordinal & _LOW, np.full(index.shape, int(stream), np.uint64))
+    w0, w1, _, _ = philox4x32(words, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+    # 53 bits: 27 from the first word, 26 from the second.
+    bits = ((w0 >> np.uint64(5)) << np.uint64(26)) | (w1 >> np.uint64(6))
+    return (bits.astype(np.float64) + 0.5) * 2.0**-53
+
+
+def normals(
+    seed: int, index: ArrayLike, ordinal: ArrayLike, stream: Stream = Stream.DRAWS
+) -> NDArray[np.float64]:
+    """Standard normal numbers, `ndtri(uniforms(...))`: the z-coordinates that prior draws use."""
+    z: NDArray[np.float64] = ndtri(uniforms(seed, index, ordinal, stream))
+    return z

@@ -1,0 +1,150 @@
+"""Scripts: what one execution of the simulator must do.
+
+A script forces choices by (address, instance), either by value or by z-coordinate (the standard normal quantile of the
+draw's prior CDF), and says what happens at a draw it does not cover. Engines send scripts and get traces; that is the
+whole border between inference and simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from ppx_server.address import AddressTable
+    from ppx_server.trace import TraceBatch
+
+
+class Otherwise(Enum):
+    """What happens at a draw that the script does not cover."""
+
+    PRIOR = "prior"
+    """Draw from the prior. Forced choices are looked up by (address, instance), wherever in the trace they occur."""
+    ASK = "ask"
+    """Ask the guide. Forced choices hold while the trace follows them in order; at the first draw that differs the
+    rest is dropped, because it was chosen for another past."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScriptBatch:
+    """Scripts for K executions, in columns; C forced choices in all, one scalar each.
+
+    An array draw of n elements is n choices with the same address and instance, in C order.
+
+    Attributes:
+        seed: Seed of the run.
+        index: `(K,)` int64, trace index of each execution; with the seed it fixes all prior draws.
+        offsets: `(K + 1,)` int64; choices of script k are rows `offsets[k]:offsets[k + 1]`.
+        address_id: `(C,)` int32, in the simulator's address table.
+        instance: `(C,)` int32, number of the visit, from 0.
+        value: `(C,)` float64; NaN where the choice is given by its coordinate.
+        z: `(C,)` float64, standard coordinate; used where `value` is NaN.
+        otherwise: What happens at draws not covered.
+    """
+
+    seed: int
+    index: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    address_id: NDArray[np.int32]
+    instance: NDArray[np.int32]
+    value: NDArray[np.float64]
+    z: NDArray[np.float64]
+    otherwise: Otherwise = Otherwise.PRIOR
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def empty(cls, seed: int, index: ArrayLike, otherwise: Otherwise = Otherwise.PRIOR) -> ScriptBatch:
+        """Scripts that force nothing: prior executions, or with `Otherwise.ASK` fully guided ones.
+
+        Args:
+            seed: Seed of the run.
+            index: `(K,)` trace indices.
+            otherwise: What happens at every draw.
+        """
+        index = np.asarray(index, np.int64)
+        return cls(
+            seed=seed,
+            index=index,
+            offsets=np.zeros(len(index) + 1, np.int64),
+            address_id=np.empty(0, np.int32),
+            instance=np.empty(0, np.int32),
+            value=np.empty(0),
+            z=np.empty(0),
+            otherwise=otherwise,
+        )
+
+    @classmethod
+    def replay(cls, traces: TraceBatch, *, by_z: bool = False) -> ScriptBatch:
+        """Scripts that repeat recorded traces, with their own seed and indices.
+
+        Args:
+            traces: K traces.
+            by_z: Force z-coordinates rather than values, so that a changed parent moves its children with it.
+        """
+        value = np.full_like(traces.value, np.nan) if by_z else traces.value
+        return cls(
+            seed=traces.seed,
+            index=traces.index,
+            offsets=traces.offsets,
+            address_id=traces.address_id,
+            instance=traces.instance,
+            value=value,
+            z=traces.z,
+        )
+
+
+class Ask(NamedTuple):
+    """A draw for which a running trace wants a choice.
+
+    Attributes:
+        slot: Row of the trace within the batch being executed, `0 <= slot < K`.
+        address_id: Which draw, in the simulator's address table.
+        instance: Number of the visit, from 0.
+        params: Parameters of the draw's prior, one float each (for Categorical: the probabilities).
+    """
+
+    slot: int
+    address_id: int
+    instance: int
+    params: tuple[float, ...]
+
+
+class Choice(NamedTuple):
+    """The answer to an `Ask`.
+
+    Attributes:
+        value: The value, or NaN where `z` holds.
+        z: The standard coordinate of the value; used where `value` is NaN.
+        log_ratio: log of proposal density over prior density at the choice, log q - log p (0 for a prior draw).
+    """
+
+    value: float
+    z: float
+    log_ratio: float
+
+
+class Guide(Protocol):
+    """Who answers draws that scripts leave open, such as a proposal network."""
+
+    def begin(self, num_traces: int, addresses: AddressTable) -> None:
+        """Called once at the start of a batch of `num_traces` executions; slots count from 0."""
+
+    def choose(self, asks: Sequence[Ask], normals: NDArray[np.float64]) -> Sequence[Choice]:
+        """Answers pending asks, at most one per slot, in one pass.
+
+        Args:
+            asks: The draws to choose.
+            normals: `(len(asks), 2)` independent standard normal numbers, fixed by (seed, index, ordinal of the draw):
+                all the randomness a guide may use, so that a run does not depend on who asks first. Column 0 is the
+                coordinate that a prior draw would have there.
+
+        Returns:
+            One choice per ask, in the same order.
+        """

@@ -1,0 +1,314 @@
+"""Traces: what executions of the simulator did, in columns.
+
+K executions are a handful of arrays, with no Python object per draw. Letters: K traces, N draws of all traces together
+(one row per scalar; an array draw of n elements is n consecutive rows), M rows of a tensor table, P distinct parameter
+vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, IntFlag
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ppx_server.address import AddressTable
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Ids = NDArray[np.int32]
+
+
+class Status(IntEnum):
+    """How an execution ended."""
+
+    OK = 0
+    FAILED = 1
+
+
+class DrawFlag(IntFlag):
+    """What a draw was."""
+
+    CONTROLLED = 1
+    """The simulator lets inference choose this draw (`control=True`)."""
+    FORCED = 2
+    """A script forced the value."""
+    GUIDED = 4
+    """A guide chose the value."""
+
+
+def segment_sum(values: Floats, offsets: Ints) -> Floats:
+    """Sums `values[offsets[k]:offsets[k + 1]]` for every k; an empty segment sums to 0.
+
+    Args:
+        values: `(N,)`; infinities stay in their own segment.
+        offsets: `(K + 1,)`, non-decreasing, from 0 to N.
+
+    Returns:
+        `(K,)` sums.
+    """
+    counts = np.diff(offsets)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return np.bincount(rows, weights=values, minlength=len(counts)) if len(values) else np.zeros(len(counts))
+
+
+def gather(offsets: Ints, rows: ArrayLike) -> tuple[Ints, Ints]:
+    """Positions of the elements of chosen segments, and the offsets of the chosen segments after gathering.
+
+    Args:
+        offsets: `(K + 1,)`.
+        rows: `(R,)` segment numbers, repeats allowed.
+
+    Returns:
+        Positions `(sum of lengths,)` into the flat array, and new offsets `(R + 1,)`.
+    """
+    rows = np.asarray(rows, np.int64)
+    counts = (offsets[1:] - offsets[:-1])[rows]
+    new_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    starts = np.repeat(offsets[:-1][rows] - new_offsets[:-1], counts)
+    return starts + np.arange(new_offsets[-1]), new_offsets
+
+
+@dataclass(frozen=True, eq=False)
+class Params:
+    """P distinct parameter vectors of priors; draws point into it.
+
+    Attributes:
+        data: All vectors one after the other, float64.
+        offsets: `(P + 1,)`; vector p is `data[offsets[p]:offsets[p + 1]]`: the family's parameters in wire order,
+            or for Categorical the probabilities.
+    """
+
+    data: Floats
+    offsets: Ints
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, params_id: int) -> Floats:
+        return self.data[self.offsets[params_id] : self.offsets[params_id + 1]]
+
+    def matrix(self, params_id: ArrayLike) -> Floats:
+        """Rows of vectors that all have the same length, as `(len(params_id), length)`."""
+        params_id = np.asarray(params_id, np.int64)
+        starts = self.offsets[params_id]
+        lengths = self.offsets[params_id + 1] - starts
+        if len(lengths) == 0:
+            return np.empty((0, 0))
+        if (lengths != lengths[0]).any():
+            raise ValueError("parameter vectors of different lengths do not form a matrix; group them first")
+        return self.data[starts[:, None] + np.arange(lengths[0])]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorTable:
+    """Tensors that traces carry besides their draws: observations, tags or results. M rows.
+
+    Attributes:
+        offsets: `(K + 1,)`; rows of trace k are `offsets[k]:offsets[k + 1]`.
+        address_id: `(M,)` int32; its address-table entry holds name and shape.
+        instance: `(M,)` int32, number of the visit.
+        data: Values of all rows one after the other, float64.
+        data_offsets: `(M + 1,)`; a row of length 0 holds no value (an observation that was given).
+        log_prob: `(M,)`, log density of observations; zeros for tags and results.
+    """
+
+    offsets: Ints
+    address_id: Ids
+    instance: Ids
+    data: Floats
+    data_offsets: Ints
+    log_prob: Floats
+
+    def rows(self, address_ids: Iterable[int], instance: int = 0) -> Ints:
+        """The row of each trace at an address, as `(K,)`; -1 where the trace does not visit it."""
+        wanted = np.isin(self.address_id, list(address_ids)) & (self.instance == instance)
+        positions = np.flatnonzero(wanted)
+        found = np.full(len(self.offsets) - 1, -1, np.int64)
+        found[np.searchsorted(self.offsets, positions, side="right") - 1] = positions
+        return found
+
+    def dense(self, rows: ArrayLike, shape: tuple[int, ...]) -> Floats:
+        """Values of the given rows, as `(len(rows), *shape)`.
+
+        Raises:
+            ValueError: A row has another size than `shape`, such as a given observation, which holds no value.
+        """
+        positions, offsets = gather(self.data_offsets, rows)
+        size = int(np.prod(shape, dtype=np.int64))
+        if (np.diff(offsets) != size).any():
+            raise ValueError(f"rows do not all hold {size} values, as shape {shape} asks")
+        return self.data[positions].reshape(-1, *shape)
+
+    def select(self, traces: ArrayLike) -> TensorTable:
+        """The table of chosen traces, in the given order."""
+        rows, offsets = gather(self.offsets, traces)
+        data, data_offsets = gather(self.data_offsets, rows)
+        return TensorTable(
+            offsets, self.address_id[rows], self.instance[rows], self.data[data], data_offsets, self.log_prob[rows]
+        )
+
+    @classmethod
+    def empty(cls, num_traces: int) -> TensorTable:
+        """A table without rows."""
+        ids = np.empty(0, np.int32)
+        return cls(np.zeros(num_traces + 1, np.int64), ids, ids, np.empty(0), np.zeros(1, np.int64), np.empty(0))
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[TensorTable]) -> TensorTable:
+        """The tables of several batches, one after the other."""
+        return cls(
+            offsets=_join_offsets([t.offsets for t in tables]),
+            address_id=np.concatenate([t.address_id for t in tables]),
+            instance=np.concatenate([t.instance for t in tables]),
+            data=np.concatenate([t.data for t in tables]),
+            data_offsets=_join_offsets([t.data_offsets for t in tables]),
+            log_prob=np.concatenate([t.log_prob for t in tables]),
+        )
+
+
+def _join_offsets(parts: Sequence[Ints]) -> Ints:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.diff(p) for p in parts]))])
+
+
+@dataclass(frozen=True, eq=False)
+class TraceBatch:
+    """What K executions did.
+
+    Attributes:
+        addresses: What `address_id` stands for; shared by all batches of one simulator, append-only.
+        seed: Seed of the run.
+        index: `(K,)` int64, trace index of each execution.
+        status: `(K,)` uint8, a `Status`.
+        offsets: `(K + 1,)`; draws of trace k are rows `offsets[k]:offsets[k + 1]`, in the order they were made.
+        address_id: `(N,)` int32.
+        instance: `(N,)` int32, number of the visit to the address within the trace, from 0.
+        params_id: `(N,)` int32, row of `params`.
+        params: Parameters of the draws' priors.
+        value: `(N,)` float64.
+        z: `(N,)` float64, standard coordinate of the value: standard normal under the prior.
+        log_prob: `(N,)`, log prior density (mass) of the value; -inf outside the support.
+        log_q: `(N,)`, log density the value was actually drawn with; equals `log_prob` for prior and forced draws.
+        flags: `(N,)` uint8, `DrawFlag`s.
+        observations: Observations with their `log_prob`; they hold a value only where it was drawn.
+        tags: Tagged values.
+        results: What the simulator returned, at most one row per trace.
+        failures: Reason by trace index, for traces whose status is FAILED.
+    """
+
+    addresses: AddressTable
+    seed: int
+    index: Ints
+    status: NDArray[np.uint8]
+    offsets: Ints
+    address_id: Ids
+    instance: Ids
+    params_id: Ids
+    params: Params
+    value: Floats
+    z: Floats
+    log_prob: Floats
+    log_q: Floats
+    flags: NDArray[np.uint8]
+    observations: TensorTable
+    tags: TensorTable
+    results: TensorTable
+    failures: Mapping[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def length(self) -> Ints:
+        """`(K,)` number of draws of each trace."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def controlled(self) -> NDArray[np.bool_]:
+        """`(N,)`, True for draws that inference may choose."""
+        return (self.flags & DrawFlag.CONTROLLED) != 0
+
+    @cached_property
+    def log_likelihood(self) -> Floats:
+        """`(K,)` log density of the observations, given the draws."""
+        return segment_sum(self.observations.log_prob, self.observations.offsets)
+
+    @cached_property
+    def log_prior(self) -> Floats:
+        """`(K,)` log density of the controlled draws under the prior."""
+        return segment_sum(np.where(self.controlled, self.log_prob, 0.0), self.offsets)
+
+    @cached_property
+    def log_weight(self) -> Floats:
+        """`(K,)` importance weights: observations' log_prob + sum over controlled draws of (log_prob - log_q)."""
+        outside = np.isneginf(self.log_prob)
+        ratio = np.where(outside, -np.inf, np.where(self.controlled, self.log_prob, 0.0))
+        ratio = ratio - np.where(self.controlled & ~outside, self.log_q, 0.0)
+        return self.log_likelihood + segment_sum(ratio, self.offsets)
+
+    def rows(self, address_ids: Iterable[int], instance: int = 0) -> Ints:
+        """First row of each trace at an address, as `(K,)`; -1 where the trace does not visit it."""
+        wanted = np.isin(self.address_id, list(address_ids)) & (self.instance == instance)
+        positions = np.flatnonzero(wanted)[::-1]
+        found = np.full(len(self), -1, np.int64)
+        # In reverse, so that the first of an array draw's rows is the one that stays.
+        found[np.searchsorted(self.offsets, positions, side="right") - 1] = positions
+        return found
+
+    def select(self, traces: ArrayLike) -> TraceBatch:
+        """Chosen traces, in the given order, repeats allowed."""
+        traces = np.asarray(traces, np.int64)
+        rows, offsets = gather(self.offsets, traces)
+        return replace(
+            self,
+            index=self.index[traces],
+            status=self.status[traces],
+            offsets=offsets,
+            **{name: getattr(self, name)[rows] for name in _DRAW_COLUMNS},
+            observations=self.observations.select(traces),
+            tags=self.tags.select(traces),
+            results=self.results.select(traces),
+        )
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[TraceBatch]) -> TraceBatch:
+        """Batches of one simulator and seed, one after the other.
+
+        Raises:
+            ValueError: There is no batch, or the batches do not share one address table.
+        """
+        if not batches:
+            raise ValueError("no batch to concatenate")
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        if any(b.addresses is not first.addresses for b in batches):
+            raise ValueError("batches of different simulators do not share an address table")
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(b, name) for b in batches])
+            for name in (*_DRAW_COLUMNS, "index", "status")
+            if name != "params_id"
+        }
+        shifts = np.cumsum([0] + [len(b.params) for b in batches])
+        return replace(
+            first,
+            **columns,
+            offsets=_join_offsets([b.offsets for b in batches]),
+            params_id=np.concatenate(
+                [(b.params_id + s).astype(np.int32) for b, s in zip(batches, shifts, strict=False)]
+            ),
+            params=Params(
+                np.concatenate([b.params.data for b in batches]), _join_offsets([b.params.offsets for b in batches])
+            ),
+            observations=TensorTable.concatenate([b.observations for b in batches]),
+            tags=TensorTable.concatenate([b.tags for b in batches]),
+            results=TensorTable.concatenate([b.results for b in batches]),
+            failures={k: v for b in batches for k, v in b.failures.items()},
+        )
+
+
+_DRAW_COLUMNS = ("address_id", "instance", "params_id", "value", "z", "log_prob", "log_q", "flags")

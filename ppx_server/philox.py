@@ -3,7 +3,7 @@
 The number a draw gets is a pure function of (seed, trace index, ordinal of the draw, stream), so trace `i` is the same
 whatever the number of simulators, their order, the machine or a restart in the middle.
 
-Key: the two 32-bit halves of the seed. Counter: trace index (two words), ordinal, stream.
+Key: the two 32-bit halves of the seed, low first. Counter: trace index (two words, low first), block, stream.
 """
 
 from __future__ import annotations
@@ -58,30 +58,42 @@ def philox4x32(
 
 
 def uniforms(
-    seed: int, index: ArrayLike, ordinal: ArrayLike, stream: Stream = Stream.DRAWS
+    seed: int, index: ArrayLike, count: int, *, start: int = 0, stream: Stream = Stream.DRAWS
 ) -> NDArray[np.float64]:
-    """Uniform numbers in the open interval (0, 1), one per counter.
+    """Uniform numbers in the open interval (0, 1): numbers `start` to `start + count - 1` of a stream, for K traces.
+
+    One block of four words makes two numbers: number n is made of words 2 (n mod 2) and 2 (n mod 2) + 1 of block
+    n div 2.
 
     Args:
         seed: Seed of the run, an unsigned 64-bit number.
-        index: Trace indices, broadcast against `ordinal`.
-        ordinal: Ordinal of the number within the trace and stream.
+        index: `(K,)` trace indices.
+        count: How many numbers per trace.
+        start: First number.
         stream: What the numbers are for.
 
     Returns:
-        Midpoints of the 2^-53 grid, float64, of the broadcast shape.
+        `(K, count)` float64, midpoints of the 2^-53 grid.
     """
-    index, ordinal = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(ordinal, np.uint64))
-    words = (index & _LOW, index >> _32, ordinal & _LOW, np.full(index.shape, int(stream), np.uint64))
-    w0, w1, _, _ = philox4x32(words, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
-    # 53 bits: 27 from the first word, 26 from the second.
-    bits = ((w0 >> np.uint64(5)) << np.uint64(26)) | (w1 >> np.uint64(6))
-    return (bits.astype(np.float64) + 0.5) * 2.0**-53
+    index = np.atleast_1d(np.asarray(index, np.uint64))[:, None]
+    block = np.arange(start // 2, (start + count + 1) // 2, dtype=np.uint64)[None, :]
+    shape = (index.shape[0], block.shape[1])
+    index, block = np.broadcast_to(index, shape), np.broadcast_to(block, shape)
+    counter = (index & _LOW, index >> _32, block, np.full(shape, int(stream), np.uint64))
+    w0, w1, w2, w3 = philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+    # 53 bits: the high 27 of the first word, then the high 26 of the second.
+    bits = np.stack([_53_bits(w0, w1), _53_bits(w2, w3)], axis=-1).reshape(shape[0], -1)
+    skip = start % 2
+    return (bits[:, skip : skip + count].astype(np.float64) + 0.5) * 2.0**-53
 
 
 def normals(
-    seed: int, index: ArrayLike, ordinal: ArrayLike, stream: Stream = Stream.DRAWS
+    seed: int, index: ArrayLike, count: int, *, start: int = 0, stream: Stream = Stream.DRAWS
 ) -> NDArray[np.float64]:
     """Standard normal numbers, `ndtri(uniforms(...))`: the z-coordinates that prior draws use."""
-    z: NDArray[np.float64] = ndtri(uniforms(seed, index, ordinal, stream))
+    z: NDArray[np.float64] = ndtri(uniforms(seed, index, count, start=start, stream=stream))
     return z
+
+
+def _53_bits(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return ((high >> np.uint64(5)) << np.uint64(26)) | (low >> np.uint64(6))

@@ -73,7 +73,7 @@ def uniforms(
         stream: What the numbers are for.
 
     Returns:
-        `(K, count)` float64, midpoints of the 2^-53 grid.
+        `(K, count)` float64, midpoints of the 2^-52 grid.
     """
     index = np.atleast_1d(np.asarray(index, np.uint64))[:, None]
     block = np.arange(start // 2, (start + count + 1) // 2, dtype=np.uint64)[None, :]
@@ -81,10 +81,9 @@ def uniforms(
     index, block = np.broadcast_to(index, shape), np.broadcast_to(block, shape)
     counter = (index & _LOW, index >> _32, block, np.full(shape, int(stream), np.uint64))
     w0, w1, w2, w3 = philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
-    # 53 bits: the high 27 of the first word, then the high 26 of the second.
-    bits = np.stack([_53_bits(w0, w1), _53_bits(w2, w3)], axis=-1).reshape(shape[0], -1)
+    bits = np.stack([_52_bits(w0, w1), _52_bits(w2, w3)], axis=-1).reshape(shape[0], -1)
     skip = start % 2
-    return (bits[:, skip : skip + count].astype(np.float64) + 0.5) * 2.0**-53
+    return (bits[:, skip : skip + count].astype(np.float64) + 0.5) * 2.0**-52
 
 
 def normals(
@@ -95,5 +94,6 @@ def normals(
     return z
 
 
-def _53_bits(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    return ((high >> np.uint64(5)) << np.uint64(26)) | (low >> np.uint64(6))
+def _52_bits(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # 26 bits of each word; with 53 bits the midpoint above 1/2 would not be representable, and the last one be 1.
+    return ((high >> np.uint64(6)) << np.uint64(26)) | (low >> np.uint64(6))

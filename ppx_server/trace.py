@@ -53,7 +53,8 @@ def segment_sum(values: Floats, offsets: Ints) -> Floats:
     """
     counts = np.diff(offsets)
     rows = np.repeat(np.arange(len(counts)), counts)
-    return np.bincount(rows, weights=values, minlength=len(counts)) if len(values) else np.zeros(len(counts))
+    sums: Floats = np.bincount(rows, weights=values, minlength=len(counts)).astype(np.float64)
+    return sums
 
 
 def gather(offsets: Ints, rows: ArrayLike) -> tuple[Ints, Ints]:
@@ -101,7 +102,8 @@ class Params:
             return np.empty((0, 0))
         if (lengths != lengths[0]).any():
             raise ValueError("parameter vectors of different lengths do not form a matrix; group them first")
-        return self.data[starts[:, None] + np.arange(lengths[0])]
+        matrix: Floats = self.data[starts[:, None] + np.arange(lengths[0])]
+        return matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,14 +151,21 @@ class TensorTable:
         rows, offsets = gather(self.offsets, traces)
         data, data_offsets = gather(self.data_offsets, rows)
         return TensorTable(
-            offsets, self.address_id[rows], self.instance[rows], self.data[data], data_offsets, self.log_prob[rows]
+            offsets,
+            self.address_id[rows],
+            self.instance[rows],
+            self.data[data],
+            data_offsets,
+            self.log_prob[rows],
         )
 
     @classmethod
     def empty(cls, num_traces: int) -> TensorTable:
         """A table without rows."""
         ids = np.empty(0, np.int32)
-        return cls(np.zeros(num_traces + 1, np.int64), ids, ids, np.empty(0), np.zeros(1, np.int64), np.empty(0))
+        return cls(
+            np.zeros(num_traces + 1, np.int64), ids, ids, np.empty(0), np.zeros(1, np.int64), np.empty(0)
+        )
 
     @classmethod
     def concatenate(cls, tables: Sequence[TensorTable]) -> TensorTable:
@@ -230,7 +239,8 @@ class TraceBatch:
     @cached_property
     def controlled(self) -> NDArray[np.bool_]:
         """`(N,)`, True for draws that inference may choose."""
-        return (self.flags & DrawFlag.CONTROLLED) != 0
+        controlled: NDArray[np.bool_] = (self.flags & DrawFlag.CONTROLLED) != 0
+        return controlled
 
     @cached_property
     def log_likelihood(self) -> Floats:
@@ -302,7 +312,8 @@ class TraceBatch:
                 [(b.params_id + s).astype(np.int32) for b, s in zip(batches, shifts, strict=False)]
             ),
             params=Params(
-                np.concatenate([b.params.data for b in batches]), _join_offsets([b.params.offsets for b in batches])
+                np.concatenate([b.params.data for b in batches]),
+                _join_offsets([b.params.offsets for b in batches]),
             ),
             observations=TensorTable.concatenate([b.observations for b in batches]),
             tags=TensorTable.concatenate([b.tags for b in batches]),

@@ -1,0 +1,108 @@
+"""The simulator as the user sees it: a command to start or an address to connect to."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from ppx_server.address import AddressTable
+from ppx_server.executor import Executor, Observations
+from ppx_server.script import Guide, ScriptBatch
+from ppx_server.trace import TraceBatch
+from ppx_server.worker import WorkerConfig
+
+
+class Simulator:
+    """A stochastic simulator in processes of its own, ready to be run and steered.
+
+    Give either a command, of which `num_workers` processes are started and stopped again, or the address of a
+    simulator that is already running (several addresses for several).
+
+        with Simulator(["./tau_decay"], num_workers=2) as sim:
+            traces = sim.prior(1000, seed=1)
+
+    Args:
+        command: Program and arguments, or one string that is split as a shell would. The process finds the endpoint
+            to serve at in the environment variable `PPX_BIND`; `{address}` in the command is replaced by it too.
+        address: Endpoint of a running simulator, such as `tcp://host:5555`, or several.
+        num_workers: How many processes to start.
+        timeout: Seconds a simulator may take between two messages before it counts as hung.
+        start_timeout: Seconds until a simulator must have answered the first message.
+
+    Raises:
+        SimulatorStartError: A simulator did not start or answer; none is left running.
+        ValueError: Neither or both of command and address, or no worker.
+    """
+
+    def __init__(
+        self,
+        command: str | Sequence[str] | None = None,
+        *,
+        address: str | Sequence[str] | None = None,
+        num_workers: int = 2,
+        timeout: float = 60.0,
+        start_timeout: float = 30.0,
+    ) -> None:
+        if (command is None) == (address is None):
+            raise ValueError("give either a command to start the simulator, or the address of a running one")
+        if num_workers < 1:
+            raise ValueError(f"num_workers is {num_workers}; at least one simulator is needed")
+        if command is not None:
+            words = tuple(shlex.split(command) if isinstance(command, str) else map(str, command))
+            configs = [WorkerConfig(words, timeout=timeout, start_timeout=start_timeout)] * num_workers
+        else:
+            assert address is not None
+            addresses = [address] if isinstance(address, str) else list(address)
+            configs = [
+                WorkerConfig(address=a, timeout=timeout, start_timeout=start_timeout) for a in addresses
+            ]
+        self._executor = Executor(configs)
+
+    @property
+    def addresses(self) -> AddressTable:
+        """The addresses seen so far."""
+        return self._executor.addresses
+
+    @property
+    def model_name(self) -> str:
+        """The simulator's name for its model."""
+        return self._executor.model_name
+
+    def execute(
+        self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
+    ) -> TraceBatch:
+        """Executes scripts; see `ppx_server.executor.Executes.execute`."""
+        return self._executor.execute(scripts, observations, guide)
+
+    def prior(
+        self, num_traces: int, *, seed: int = 0, observations: Observations | None = None
+    ) -> TraceBatch:
+        """Draws traces from the prior.
+
+        Args:
+            num_traces: How many.
+            seed: Trace i of a seed is always the same.
+            observations: Values by name; without them every observation is drawn and recorded.
+
+        Returns:
+            A batch of `num_traces` traces.
+        """
+        if num_traces < 1:
+            raise ValueError(f"num_traces is {num_traces}; at least one trace is needed")
+        return self.execute(ScriptBatch.empty(seed, np.arange(num_traces)), observations)
+
+    def close(self) -> None:
+        """Stops the processes and closes the connections; safe to call twice."""
+        self._executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,401 @@
+"""Plays a script for a simulator that asks draw by draw (PPX 1.0): one message in, one reply out.
+
+Sans-I/O: the executor moves the messages. A `Session` holds what all traces of one `execute` call share; a `Player`
+runs one trace at a time for one simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppx_server.address import Address, AddressTable
+from ppx_server.distributions import Family, family
+from ppx_server.errors import DistributionError, ObservationError, RemoteProtocolError
+from ppx_server.philox import Stream, normals
+from ppx_server.protocol import (
+    Event,
+    Observe,
+    ObserveResult,
+    RunResult,
+    Sample,
+    SampleResult,
+    Tag,
+    TagResult,
+    WireDistribution,
+)
+from ppx_server.recording import CONTROLLED, FORCED, GUIDED, ParamsInterner, Recording
+from ppx_server.script import Ask, Choice, Otherwise, ScriptBatch
+
+_NAN = float("nan")
+_FIRST_NORMALS = 32
+_KEPT_SITES = 4096
+
+Tensor = float | NDArray[np.float64]
+ObservationKey = tuple[str, int]
+
+
+class Site(NamedTuple):
+    """A draw as its message describes it, looked up once for messages that are byte-identical."""
+
+    event: Sample
+    address_id: int
+    family: Family
+    shape: tuple[int, ...]
+    params: tuple[tuple[float, ...], ...]
+    params_ids: tuple[int, ...]
+
+
+def scalar_params(distribution: WireDistribution) -> tuple[tuple[int, ...], list[tuple[float, ...]]]:
+    """The shape of a draw, and the parameters of each of its elements in C order.
+
+    Raises:
+        RemoteProtocolError: The parameters' shapes do not fit together.
+    """
+    params = distribution.params
+    if distribution.family == "Categorical":
+        probs = np.asarray(params[0], np.float64)
+        if probs.ndim == 0 or probs.shape[-1] == 0:
+            raise RemoteProtocolError(
+                f"Categorical probs of shape {probs.shape}: the last axis must hold the categories"
+            )
+        return probs.shape[:-1], [tuple(row) for row in probs.reshape(-1, probs.shape[-1]).tolist()]
+    if all(type(p) is float for p in params):
+        return (), [params]  # type: ignore[list-item]
+    try:
+        arrays = np.broadcast_arrays(*params)
+    except ValueError:
+        shapes = ", ".join(str(np.shape(p)) for p in params)
+        raise RemoteProtocolError(
+            f"parameters of {distribution.family} have shapes {shapes}, which do not fit"
+        ) from None
+    return arrays[0].shape, list(zip(*(a.ravel().tolist() for a in arrays), strict=True))
+
+
+class Normals:
+    """Standard normal numbers of one trace, made as they are needed."""
+
+    __slots__ = ("_index", "_known", "_seed", "_stream")
+
+    def __init__(self, seed: int, index: int, stream: Stream, first: list[float]) -> None:
+        self._seed, self._index, self._stream = seed, index, stream
+        self._known = first
+
+    def __getitem__(self, ordinal: int) -> float:
+        known = self._known
+        while ordinal >= len(known):
+            count = len(known)
+            known += normals(self._seed, self._index, count, start=count, stream=self._stream)[0].tolist()
+        return known[ordinal]
+
+
+class Session:
+    """What the traces of one batch share: scripts, observations, addresses, parameters, random numbers.
+
+    Args:
+        scripts: K scripts.
+        observations: Values by (name, instance), or None to draw every observation from its distribution.
+        addresses: The simulator's address table.
+    """
+
+    def __init__(
+        self,
+        scripts: ScriptBatch,
+        observations: Mapping[ObservationKey, Tensor] | None,
+        addresses: AddressTable,
+    ) -> None:
+        self.scripts = scripts
+        self.observations = observations
+        self.addresses = addresses
+        self.params = ParamsInterner()
+        self.asked: set[ObservationKey] = set()
+        self._sites: dict[int, Site] = {}
+        self._normals = {
+            stream: normals(scripts.seed, scripts.index, _FIRST_NORMALS, stream=stream)
+            for stream in (
+                (Stream.DRAWS, Stream.PROPOSALS) if scripts.otherwise is Otherwise.ASK else (Stream.DRAWS,)
+            )
+        }
+        self._address_ids = scripts.address_id.tolist()
+        self._instances = scripts.instance.tolist()
+        self.values = scripts.value.tolist()
+        self.coordinates = scripts.z.tolist()
+        self._offsets = scripts.offsets.tolist()
+
+    def normals(self, slot: int, stream: Stream) -> Normals:
+        """The standard normal numbers of the trace in `slot`, for one purpose."""
+        first: list[float] = self._normals[stream][slot].tolist()
+        return Normals(self.scripts.seed, int(self.scripts.index[slot]), stream, first)
+
+    def choices(self, slot: int) -> Iterator[tuple[tuple[int, int], int]]:
+        """The forced choices of a script: (address id, instance), and the row of the value."""
+        rows = range(self._offsets[slot], self._offsets[slot + 1])
+        return (((self._address_ids[row], self._instances[row]), row) for row in rows)
+
+    def site(self, event: Sample) -> Site:
+        """Looks up what a Sample message asks for; cheap for a message seen before."""
+        site = self._sites.get(id(event))
+        if site is not None and site.event is event:
+            return site
+        kind = family(event.distribution.family)
+        shape, params = scalar_params(event.distribution)
+        try:
+            params_ids = tuple([self.params.intern(kind, p) for p in params])
+        except DistributionError as error:
+            raise RemoteProtocolError(f"draw at address {event.address!r}: {error}") from error
+        address_id = self.addresses.intern(Address(event.address, event.name, kind.name, shape))
+        site = Site(event, address_id, kind, shape, tuple(params), params_ids)
+        if len(self._sites) >= _KEPT_SITES:
+            self._sites.clear()
+        self._sites[id(event)] = site
+        return site
+
+
+class _Draw:
+    """A draw in progress: the elements chosen so far."""
+
+    __slots__ = ("controlled", "forced", "instance", "site", "values")
+
+    def __init__(self, site: Site, instance: int, controlled: bool, forced: range) -> None:
+        self.site = site
+        self.instance = instance
+        self.controlled = controlled
+        self.forced = forced
+        self.values: list[float] = []
+
+
+class Player:
+    """Runs one trace: answers the simulator's messages from the script, the prior or a guide.
+
+    Args:
+        session: What the batch shares.
+        slot: Which of its scripts to play.
+        send_observed: Whether the simulator understands a value in the answer to an observe.
+    """
+
+    def __init__(self, session: Session, slot: int, *, send_observed: bool) -> None:
+        self.session = session
+        self.slot = slot
+        self.recording = Recording()
+        self._send_observed = send_observed
+        self._normals = session.normals(slot, Stream.DRAWS)
+        self._num_observed = 0
+        self._counts: dict[int, int] = {}
+        self._follows = session.scripts.otherwise is Otherwise.ASK
+        self._proposal_normals = session.normals(slot, Stream.PROPOSALS) if self._follows else None
+        self._choices = list(session.choices(slot))
+        self._rows = {} if self._follows else _first_rows(self._choices)
+        self._cursor = 0
+        self._draw: _Draw | None = None
+
+    def guide_normals(self) -> tuple[float, float]:
+        """The random numbers a guide may use for the draw it is asked for."""
+        assert self._proposal_normals is not None
+        ordinal = self.recording.num_draws
+        return self._normals[ordinal], self._proposal_normals[ordinal]
+
+    def react(self, event: Event) -> Event | Ask:
+        """Handles Sample, Observe or Tag.
+
+        Returns:
+            The reply to send, or an `Ask` whose answer goes to `answer`.
+
+        Raises:
+            RemoteProtocolError: The message makes no sense, such as parameters outside the family's domain.
+            ObservationError: The simulator observes something that was not given.
+        """
+        if type(event) is Sample:
+            site = self.session.site(event)
+            instance = self._visit(site.address_id)
+            forced = self._forced(site, instance) if event.control or not self._follows else range(0)
+            if site.shape == () and (forced or not self._follows or not event.control):
+                value = self._choose(site, 0, instance, forced, event.control)
+                return SampleResult(value)
+            self._draw = _Draw(site, instance, event.control, forced)
+            return self._continue()
+        if type(event) is Observe:
+            return self._observe(event)
+        assert type(event) is Tag
+        return self._tag(event)
+
+    def answer(self, choice: Choice) -> Event | Ask:
+        """Goes on with the draw that was asked for; returns as `react` does."""
+        draw = self._draw
+        assert draw is not None
+        site, element = draw.site, len(draw.values)
+        value, z = choice.value, choice.z
+        if value != value:
+            value = site.family.from_z_scalar(z, site.params[element])
+        self.recording.add_draw(
+            site.address_id,
+            draw.instance,
+            site.params_ids[element],
+            value,
+            z,
+            choice.log_ratio,
+            CONTROLLED | GUIDED,
+        )
+        draw.values.append(value)
+        return self._continue()
+
+    def finish(self, event: RunResult) -> None:
+        """Records what the simulator returned; the trace is complete."""
+        if event.result is not None and np.size(event.result):
+            address = Address("", "", "", np.shape(event.result))
+            self.recording.results.add(self.session.addresses.intern(address), 0, event.result)
+
+    def _continue(self) -> Event | Ask:
+        draw = self._draw
+        assert draw is not None
+        site = draw.site
+        for element in range(len(draw.values), len(site.params)):
+            if self._follows and draw.controlled and element >= len(draw.forced):
+                return Ask(self.slot, site.address_id, draw.instance, site.params[element])
+            draw.values.append(self._choose(site, element, draw.instance, draw.forced, draw.controlled))
+        self._draw = None
+        if site.shape == ():
+            return SampleResult(draw.values[0])
+        return SampleResult(np.array(draw.values, np.float64).reshape(site.shape))
+
+    def _choose(self, site: Site, element: int, instance: int, forced: range, controlled: bool) -> float:
+        """Chooses one scalar from the script or the prior, and records it."""
+        flags = CONTROLLED if controlled else 0
+        if element < len(forced):
+            row = forced[element]
+            value, z = self.session.values[row], self.session.coordinates[row]
+            if value != value:
+                value = site.family.from_z_scalar(z, site.params[element])
+            else:
+                z = _NAN
+            flags |= FORCED
+        else:
+            z = self._normals[self.recording.num_draws]
+            value = site.family.from_z_scalar(z, site.params[element])
+        self.recording.add_draw(site.address_id, instance, site.params_ids[element], value, z, 0.0, flags)
+        return value
+
+    def _visit(self, address_id: int) -> int:
+        instance = self._counts.get(address_id, 0)
+        self._counts[address_id] = instance + 1
+        return instance
+
+    def _forced(self, site: Site, instance: int) -> range:
+        """The script's rows for a draw; empty if it does not cover it."""
+        if not self._choices:
+            return range(0)
+        key = (site.address_id, instance)
+        if not self._follows:
+            start = self._rows.get(key)
+            if start is None:
+                return range(0)
+        else:
+            start = self._cursor
+            if start >= len(self._choices) or self._choices[start][0] != key:
+                self._cursor = len(self._choices)
+                return range(0)
+        stop = start
+        while stop < len(self._choices) and stop - start < len(site.params) and self._choices[stop][0] == key:
+            stop += 1
+        if self._follows:
+            self._cursor = stop
+        first = self._choices[start][1]
+        return range(first, first + stop - start)
+
+    def _observe(self, event: Observe) -> ObserveResult:
+        kind = family(event.distribution.family)
+        name = event.name or event.address
+        shape, params = observed_shape(event)
+        try:
+            kind.validate(params)
+        except DistributionError as error:
+            raise RemoteProtocolError(f"observe {name!r} at address {event.address!r}: {error}") from error
+        address_id = self.session.addresses.intern(Address(event.address, name, kind.name, shape))
+        key = (name, self._visit(address_id))
+        self.session.asked.add(key)
+        given = self._given(key, event.value, shape)
+        value = self._draw_observed(kind, params, shape) if given is None else given
+        log_prob = float(np.sum(kind.log_prob(np.asarray(value), params)))
+        if log_prob != log_prob:
+            raise RemoteProtocolError(f"observe {name!r} at address {event.address!r}: log_prob is NaN")
+        self.recording.observations.add(address_id, key[1], value if given is None else None, log_prob)
+        return ObserveResult(value if self._send_observed else None)
+
+    def _given(self, key: ObservationKey, coded: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+        """The value of an observe, or None if it is to be drawn."""
+        observations = self.session.observations
+        if observations is None:
+            return None
+        value = observations.get(key, coded)
+        name, instance = key
+        if value is None or np.size(value) == 0:
+            if instance:
+                raise ObservationError(
+                    f"the simulator observes {name!r} again (visit {instance + 1}); "
+                    f"give that value as observations[({name!r}, {instance})]"
+                )
+            raise ObservationError(
+                f"the simulator observes {name!r}, which is not among the observations given "
+                f"({', '.join(sorted({n for n, _ in observations})) or 'none'}); add it"
+            )
+        if np.shape(value) != shape:
+            raise ObservationError(
+                f"observation {name!r} has shape {np.shape(value)}, but the simulator observes shape {shape}"
+            )
+        return value
+
+    def _draw_observed(
+        self, kind: Family, params: tuple[NDArray[np.float64], ...], shape: tuple[int, ...]
+    ) -> Tensor:
+        scripts = self.session.scripts
+        count = int(np.prod(shape, dtype=np.int64))
+        z = normals(
+            scripts.seed,
+            scripts.index[self.slot : self.slot + 1],
+            count,
+            start=self._num_observed,
+            stream=Stream.OBSERVATIONS,
+        )
+        self._num_observed += count
+        drawn = np.asarray(kind.from_z(z.reshape(shape), params), np.float64)
+        return drawn if shape else float(drawn)
+
+    def _tag(self, event: Tag) -> TagResult:
+        value = event.value
+        address = Address(event.address, event.name or event.address, "", np.shape(value))
+        address_id = self.session.addresses.intern(address)
+        self.recording.tags.add(address_id, self._visit(address_id), value)
+        return TagResult()
+
+
+def _first_rows(choices: list[tuple[tuple[int, int], int]]) -> dict[tuple[int, int], int]:
+    """Position in `choices` of the first row of every draw."""
+    first: dict[tuple[int, int], int] = {}
+    for position, (key, _) in enumerate(choices):
+        first.setdefault(key, position)
+    return first
+
+
+def observed_shape(event: Observe) -> tuple[tuple[int, ...], tuple[NDArray[np.float64], ...]]:
+    """The shape of an observed value, and the distribution's parameters as arrays.
+
+    Raises:
+        RemoteProtocolError: Parameters and value do not fit together.
+    """
+    params = tuple(np.asarray(p, np.float64) for p in event.distribution.params)
+    own = [p.shape for p in params]
+    if event.distribution.family == "Categorical":
+        if params[0].ndim == 0:
+            raise RemoteProtocolError(f"observe {event.name!r}: Categorical probs need an axis of categories")
+        own = [params[0].shape[:-1]]
+    if event.value is not None and np.size(event.value):
+        own.append(np.shape(event.value))
+    try:
+        return np.broadcast_shapes(*own), params
+    except ValueError:
+        raise RemoteProtocolError(
+            f"observe {event.name!r}: {event.distribution.family} parameters and value have shapes "
+            f"{', '.join(map(str, own))}, which do not fit"
+        ) from None

@@ -1,0 +1,143 @@
+"""A simulator as a child process: started, watched, stopped without orphans."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ppx_server.errors import SimulatorStartError
+
+_KEPT_OUTPUT = 16_384  # bytes of a simulator's latest output that an error message may quote
+_QUOTED_LINES = 12
+_STOP_SECONDS = 2.0
+_PLACEHOLDER = "{address}"
+
+# Linux sends a child's parent-death signal when the *thread* that started it ends, so one thread that lives as long as
+# the interpreter starts them all.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ppx-process")
+
+
+class SimulatorProcess:
+    """One running simulator process, serving PPX at `address`.
+
+    The process finds its endpoint in the environment variable `PPX_BIND`; `{address}` in the command is replaced by
+    it too. It runs in a session of its own, so that Ctrl-C in the terminal reaches the controller only, and it is
+    killed if the controller dies.
+
+    Args:
+        command: Program and arguments.
+
+    Raises:
+        SimulatorStartError: The program does not exist or cannot be executed.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ppx-")
+        self.address = f"ipc://{self._folder.name}/socket"
+        self._output = bytearray()
+        self.command = [part.replace(_PLACEHOLDER, self.address) for part in command]
+        try:
+            self._process = _starter.submit(self._start).result()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        self._reader = threading.Thread(target=self._read_output, name="ppx-output", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """The exit code (negative: the signal that ended it), or None while the process runs."""
+        return self._process.poll()
+
+    def wait(self, seconds: float) -> int | None:
+        """Waits up to `seconds` for the process to end; returns its exit code, or None."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def describe_end(self) -> str:
+        """How the process ended and the last lines it printed, for error messages."""
+        code = self._process.poll()
+        if code is None:
+            text = f"process {self.pid} is still running"
+        elif code < 0:
+            text = f"process {self.pid} was ended by {_signal_name(-code)}"
+        else:
+            text = f"process {self.pid} ended with exit code {code}"
+        return text + self.quote_output()
+
+    def quote_output(self) -> str:
+        """The last lines the process printed, indented, or nothing."""
+        self._reader.join(0.2 if self._process.poll() is not None else 0.0)
+        lines = bytes(self._output).decode(errors="replace").strip().splitlines()[-_QUOTED_LINES:]
+        return "".join(["; its last output:"] + [f"\n    {line}" for line in lines]) if lines else ""
+
+    def terminate(self) -> None:
+        """Asks the process to end (SIGTERM), without waiting."""
+        if self._process.poll() is None:
+            self._signal(signal.SIGTERM)
+
+    def stop(self, grace: float = _STOP_SECONDS) -> None:
+        """Ends the process with everything it started; safe to call twice.
+
+        Args:
+            grace: Seconds between SIGTERM and SIGKILL.
+        """
+        if self._process.poll() is None:
+            self.terminate()
+            if self.wait(grace) is None:
+                self._signal(signal.SIGKILL)
+                self._process.wait()
+        self._signal(signal.SIGKILL)  # what is left of its process group
+        self._reader.join(1.0)
+        self._folder.cleanup()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        program = self.command[0]
+        if shutil.which(program) is None:
+            raise SimulatorStartError(
+                f"cannot start the simulator: no executable file {program!r} (in {Path.cwd()} or on PATH); "
+                "build it, or give its full path"
+            )
+        watchdog = shutil.which("setpriv") if sys.platform == "linux" else None
+        prefix = [watchdog, "--pdeathsig", "KILL", "--"] if watchdog else []
+        return subprocess.Popen(
+            [*prefix, *self.command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PPX_BIND": self.address},
+            start_new_session=True,
+        )
+
+    def _read_output(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as pipe:
+            while chunk := os.read(pipe.fileno(), 65_536):
+                self._output += chunk
+                del self._output[:-_KEPT_OUTPUT]
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone
+            os.killpg(self._process.pid, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

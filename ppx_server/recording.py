@@ -1,0 +1,172 @@
+"""Collects what simulators send while traces run, and lays it out in columns when they are done."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppx_server.address import AddressTable
+from ppx_server.distributions import FAMILIES, Family, log_prob_columns, to_z_columns
+from ppx_server.trace import DrawFlag, Params, Status, TensorTable, TraceBatch
+
+_NO_VALUE: tuple[float, ...] = ()
+_DRAW_WIDTH = 7  # address_id, instance, params_id, value, z, log_ratio, flags
+
+
+class ParamsInterner:
+    """The distinct parameter vectors of one batch, each checked once."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[str, tuple[float, ...]], int] = {}
+
+    def intern(self, family: Family, params: tuple[float, ...]) -> int:
+        """Returns the id of a scalar draw's parameters.
+
+        Raises:
+            DistributionError: The parameters are outside the family's domain.
+        """
+        key = (family.name, params)
+        params_id = self._ids.get(key)
+        if params_id is None:
+            family.validate_scalar(params)
+            params_id = self._ids[key] = len(self._ids)
+        return params_id
+
+    def columns(self) -> tuple[Params, NDArray[np.int64]]:
+        """The vectors, and the family code of each."""
+        vectors = [params for _, params in self._ids]
+        offsets = np.cumsum([0] + [len(v) for v in vectors], dtype=np.int64)
+        data = np.fromiter((p for v in vectors for p in v), np.float64, int(offsets[-1]))
+        codes = np.fromiter((FAMILIES[name].code for name, _ in self._ids), np.int64, len(vectors))
+        return Params(data, offsets), codes
+
+
+class Recording:
+    """What one trace did so far."""
+
+    __slots__ = ("draws", "observations", "results", "tags")
+
+    def __init__(self) -> None:
+        self.draws = array("d")
+        self.observations = _TensorRows()
+        self.tags = _TensorRows()
+        self.results = _TensorRows()
+
+    @property
+    def num_draws(self) -> int:
+        """Scalar draws made so far."""
+        return len(self.draws) // _DRAW_WIDTH
+
+    def add_draw(
+        self,
+        address_id: int,
+        instance: int,
+        params_id: int,
+        value: float,
+        z: float,
+        log_ratio: float,
+        flags: int,
+    ) -> None:
+        """Records one scalar draw; `z` NaN means "to be computed from the value"."""
+        self.draws.extend((address_id, instance, params_id, value, z, log_ratio, flags))
+
+
+class _TensorRows:
+    """Rows of a `TensorTable` in the making, for one trace."""
+
+    __slots__ = ("address_ids", "instances", "log_probs", "values")
+
+    def __init__(self) -> None:
+        self.address_ids: list[int] = []
+        self.instances: list[int] = []
+        self.values: list[NDArray[np.float64] | tuple[float, ...]] = []
+        self.log_probs: list[float] = []
+
+    def add(
+        self, address_id: int, instance: int, value: NDArray[np.float64] | float | None, log_prob: float = 0.0
+    ) -> None:
+        self.address_ids.append(address_id)
+        self.instances.append(instance)
+        if value is None:
+            self.values.append(_NO_VALUE)
+        else:
+            self.values.append((value,) if isinstance(value, float) else value.ravel())
+        self.log_probs.append(log_prob)
+
+
+def _tensor_table(rows: Sequence[_TensorRows]) -> TensorTable:
+    if not any(r.values for r in rows):
+        return TensorTable.empty(len(rows))
+    values = [v for r in rows for v in r.values]
+    return TensorTable(
+        offsets=np.cumsum([0] + [len(r.values) for r in rows], dtype=np.int64),
+        address_id=np.array([i for r in rows for i in r.address_ids], np.int32),
+        instance=np.array([i for r in rows for i in r.instances], np.int32),
+        data=np.concatenate([np.asarray(v, np.float64) for v in values]),
+        data_offsets=np.cumsum([0] + [len(v) for v in values], dtype=np.int64),
+        log_prob=np.array([p for r in rows for p in r.log_probs], np.float64),
+    )
+
+
+def assemble(
+    recordings: Sequence[Recording],
+    *,
+    addresses: AddressTable,
+    params: ParamsInterner,
+    seed: int,
+    index: NDArray[np.int64],
+    failures: Mapping[int, str] | None = None,
+) -> TraceBatch:
+    """Lays recordings out in columns; log_prob and missing z-coordinates are computed for all draws at once.
+
+    Args:
+        recordings: K recordings, in the order of `index`.
+        addresses: The simulator's address table.
+        params: The interner that the recordings' params ids refer to.
+        seed: Seed of the run.
+        index: `(K,)` trace indices.
+        failures: Reason by trace index, for the traces that failed.
+
+    Returns:
+        The batch of K traces.
+    """
+    failures = failures or {}
+    draws = np.frombuffer(b"".join(r.draws.tobytes() for r in recordings), np.float64).reshape(
+        -1, _DRAW_WIDTH
+    )
+    table, codes = params.columns()
+    params_id = draws[:, 2].astype(np.int32)
+    value, z = draws[:, 3].copy(), draws[:, 4].copy()
+    family_code = codes[params_id]
+    log_prob = log_prob_columns(value, family_code, table, params_id)
+    unknown = np.flatnonzero(np.isnan(z))
+    if len(unknown):
+        z[unknown] = to_z_columns(value[unknown], family_code[unknown], table, params_id[unknown])
+    return TraceBatch(
+        addresses=addresses,
+        seed=seed,
+        index=index,
+        status=np.array([Status.FAILED if i in failures else Status.OK for i in index.tolist()], np.uint8),
+        offsets=np.cumsum([0] + [r.num_draws for r in recordings], dtype=np.int64),
+        address_id=draws[:, 0].astype(np.int32),
+        instance=draws[:, 1].astype(np.int32),
+        params_id=params_id,
+        params=table,
+        value=value,
+        z=z,
+        log_prob=log_prob,
+        log_q=log_prob + draws[:, 5],
+        flags=draws[:, 6].astype(np.uint8),
+        observations=_tensor_table([r.observations for r in recordings]),
+        tags=_tensor_table([r.tags for r in recordings]),
+        results=_tensor_table([r.results for r in recordings]),
+        failures=failures,
+    )
+
+
+FORCED = int(DrawFlag.FORCED)
+GUIDED = int(DrawFlag.GUIDED)
+CONTROLLED = int(DrawFlag.CONTROLLED)

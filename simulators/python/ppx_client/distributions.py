@@ -58,6 +58,9 @@ class Distribution:
     def __post_init__(self) -> None:
         fields = self.__dict__
         params = tuple(fields.values())
+        if int in map(type, params):
+            params = tuple([float(value) if type(value) is int else value for value in params])
+            fields.update(zip(tuple(fields), params, strict=True))
         for value, domain in zip(params, self._domains, strict=True):
             if type(value) is not float or domain.whole or not domain.above < value < domain.below:
                 params, shape = self._normalised(params)

@@ -72,8 +72,8 @@ def seed(value: int) -> None:
 def draw(distribution: Distribution) -> Any:
     """A draw from the distribution."""
     generator = _generator or _first_generator()
-    # Midpoints of the 2^-53 grid, so that 0 and 1 cannot occur.
-    uniform = generator.random(distribution.shape or None) + 2.0**-54
+    # random() is in [0, 1 - 2^-53]; keep away from both ends, where quantiles are infinite.
+    uniform = generator.random(distribution.shape or None) * (1.0 - 2.0**-53) + 2.0**-54
     return to_python(distribution, quantile(distribution, uniform))
 
 

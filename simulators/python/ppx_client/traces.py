@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ppx_client import wire
-from ppx_client.distributions import Distribution, TruncatedNormal
+from ppx_client.distributions import Categorical, Distribution, TruncatedNormal
 from ppx_client.errors import CapabilityError, TensorError
 from ppx_client.values import to_python
 from ppx_client.wire import Body, ScalarPattern, Template
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL = "observed_value", "error", "truncated_normal"
 CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL)
 """What this client can do beyond PPX 1.0."""
+
+_CATEGORICAL = Categorical.code
 
 _MAX_TEMPLATES = 4096
 _MAX_TEMPLATE_SIZE = 1024
@@ -120,27 +122,20 @@ class Trace:
         """The controller's choice for a draw."""
         conversation = self._conversation
         params = distribution.params
-        key = (5, address, name, control, distribution.code, _shape(distribution))
+        key = (Body.SAMPLE, address, name, control, distribution.code, _shape(distribution))
         template = conversation.template(key)
         if template is None:
             self._check_family(distribution, address)
             template = wire.sample(address, name, distribution.code, params, control)
             conversation.keep(key, template, _size(params))
         value = self._ask(template.fill(params), Body.SAMPLE_RESULT)
-        if (
-            distribution.shape == ()
-            and type(value) is float
-            and not distribution.discrete
-            and math.isfinite(value)
-        ):
-            return value
-        return to_python(distribution, self._checked(value, distribution, address))
+        return self._accept(value, distribution, address)
 
     def observe(self, distribution: Distribution, value: Tensor | None, address: str, name: str) -> Any:
         """The value that the controller observes; `value` or NaN if it keeps that for itself."""
         conversation = self._conversation
         tensors = distribution.params if value is None else (*distribution.params, value)
-        key = (7, address, name, value is None, distribution.code, _shape(distribution))
+        key = (Body.OBSERVE, address, name, value is None, distribution.code, _shape(distribution))
         template = conversation.template(key)
         if template is None:
             self._check_family(distribution, address)
@@ -148,7 +143,7 @@ class Trace:
             conversation.keep(key, template, _size(tensors))
         observed = self._ask(template.fill(tensors), Body.OBSERVE_RESULT)
         if OBSERVED_VALUE in conversation.capabilities and (observed is not None or value is None):
-            return to_python(distribution, self._checked(observed, distribution, address))
+            return self._accept(observed, distribution, address)
         if value is not None:
             return to_python(distribution, value)
         return math.nan if distribution.shape == () else np.full(distribution.shape, math.nan)
@@ -156,7 +151,7 @@ class Trace:
     def tag(self, value: Tensor, address: str, name: str) -> None:
         """Reports a value."""
         conversation = self._conversation
-        key = (9, address, name, () if isinstance(value, float) else value.shape)
+        key = (Body.TAG, address, name, () if isinstance(value, float) else value.shape)
         template = conversation.template(key)
         if template is None:
             template = wire.tag(address, name, value)
@@ -182,6 +177,17 @@ class Trace:
                 f"capability {TRUNCATED_NORMAL!r}; use a controller that does, or draw a Uniform and transform it"
             )
 
+    def _accept(self, value: Tensor | None, distribution: Distribution, address: str) -> Any:
+        """The controller's value, as the model gets it."""
+        # Nearly all values are scalars without fault; whatever is not is looked at closely.
+        if type(value) is float and distribution.shape == () and math.isfinite(value):
+            if not distribution.discrete:
+                return value
+            categories = len(distribution.params[0]) if distribution.code == _CATEGORICAL else math.inf
+            if value.is_integer() and 0.0 <= value < categories:
+                return int(value)
+        return to_python(distribution, self._checked(value, distribution, address))
+
     def _checked(self, value: Tensor | None, distribution: Distribution, address: str) -> Tensor:
         """The controller's value, if it has the right shape and is one the model can have drawn."""
         family, shape = type(distribution).__name__, distribution.shape
@@ -192,9 +198,11 @@ class Trace:
         array = array.reshape(shape)
         if not np.isfinite(array).all():
             self._end(f"the controller sent {array.tolist()} for {address} ({family}): it must be finite")
-        if distribution.discrete and (array % 1.0 != 0.0).any():
-            self._end(f"the controller sent {array.tolist()} for {address} ({family}): it must be whole")
-        if distribution.code == 3 and not ((array >= 0) & (array < distribution.params[0].shape[-1])).all():
+        if distribution.discrete and ((array % 1.0 != 0.0) | (array < 0.0)).any():
+            self._end(
+                f"the controller sent {array.tolist()} for {address} ({family}): it must be whole and >= 0"
+            )
+        if distribution.code == _CATEGORICAL and not (array < distribution.params[0].shape[-1]).all():
             categories = distribution.params[0].shape[-1]
             self._end(f"the controller sent {array.tolist()} for {address} (Categorical of {categories})")
         return float(array) if shape == () else np.array(array)
@@ -206,7 +214,7 @@ class Trace:
 
 def _shape(distribution: Distribution) -> tuple[int, ...]:
     # The probabilities of a Categorical have one axis more than its values.
-    return distribution.params[0].shape if distribution.code == 3 else distribution.shape
+    return distribution.params[0].shape if distribution.code == _CATEGORICAL else distribution.shape
 
 
 def _size(tensors: tuple[Tensor, ...]) -> int:

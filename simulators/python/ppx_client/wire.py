@@ -46,6 +46,8 @@ class Body(IntEnum):
     RESET = 11
     ERROR = 12
 
+    __hash__ = int.__hash__  # Enum's own is written in Python, and these are keys on the hot path
+
 
 class MalformedError(Exception):
     """Bytes that are no message of the protocol."""

@@ -30,6 +30,7 @@ class Domain(NamedTuple):
 
 # Bounds are exclusive, so that one chained comparison tests them and rejects NaN; a closed bound is the next float.
 REAL = Domain(-inf, inf, "finite")
+BOUND = Domain(-(2.0**1023), 2.0**1023, "finite, as its distance to the other bound")
 EXTENDED = Domain(-inf, inf, "a number or an infinity")
 POSITIVE = Domain(0.0, inf, "finite and > 0")
 NON_NEGATIVE = Domain(nextafter(0.0, -1.0), inf, "finite and >= 0")
@@ -157,7 +158,7 @@ class Uniform(Distribution):
     high: ArrayLike
 
     code: ClassVar[int] = 2
-    _domains: ClassVar = (REAL, REAL)
+    _domains: ClassVar = (BOUND, BOUND)
 
     def _check_order(self) -> None:
         self._check_bounds(self.low, self.high)
@@ -196,14 +197,14 @@ class Poisson(Distribution):
     """Poisson distribution; values are ints.
 
     Args:
-        rate: Expected count, finite and > 0.
+        rate: Expected count, finite and >= 0.
     """
 
     rate: ArrayLike
 
     code: ClassVar[int] = 4
     discrete: ClassVar[bool] = True
-    _domains: ClassVar = (POSITIVE,)
+    _domains: ClassVar = (NON_NEGATIVE,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,11 +78,15 @@ def _categorical(u: Floats, probs: Floats) -> Floats:
 def _poisson(u: Floats, rate: Floats) -> Floats:
     from scipy.special import pdtr, pdtrik
 
-    k = np.ceil(pdtrik(u, rate))
-    # The continuous inverse may round up past the step that already reaches u (as scipy.stats.poisson corrects it).
+    positive = np.where(rate > 0.0, rate, 1.0)
+    k = _smallest(u, np.ceil(pdtrik(u, positive)), lambda below: pdtr(below, positive))
+    return np.where(rate > 0.0, k, 0.0)
+
+
+def _smallest(u: Floats, k: Floats, cdf: Callable[[Floats], Floats]) -> Floats:
+    """k or k - 1, whichever is the smallest whose CDF reaches u: continuous inverses may round up past a step."""
     below = np.maximum(k - 1.0, 0.0)
-    x: Floats = np.where(pdtr(below, rate) >= u, below, k)
-    return x
+    return np.where(cdf(below) >= u, below, k)
 
 
 def _bernoulli(u: Floats, p: Floats) -> Floats:
@@ -114,10 +118,15 @@ def _log_normal(u: Floats, loc: Floats, scale: Floats) -> Floats:
 
 
 def _binomial(u: Floats, total_count: Floats, probs: Floats) -> Floats:
-    from scipy.stats import binom
+    from scipy.special import bdtr, bdtrik
 
-    x: Floats = binom.ppf(u, total_count, probs)
-    return x
+    certain = (probs == 0.0) | (probs == 1.0) | (total_count == 0.0)
+    count, p = np.where(certain, 1.0, total_count), np.where(certain, 0.5, probs)
+    # SciPy's inverse is NaN below the first step. bdtr wants its number of trials as an integer.
+    guess = np.nan_to_num(np.ceil(bdtrik(u, count, p)), nan=0.0)
+    trials = count.astype(np.int64)
+    k = _smallest(u, np.clip(guess, 0.0, count), lambda below: bdtr(below, trials, p))
+    return np.where(certain, total_count * probs, k)
 
 
 def _weibull(u: Floats, scale: Floats, concentration: Floats) -> Floats:
@@ -131,9 +140,11 @@ def _truncated_normal(u: Floats, mean: Floats, stddev: Floats, low: Floats, high
     a, b = (low - mean) / stddev, (high - mean) / stddev
     # Work in the lower tail, where log Phi keeps its precision: reflect intervals that lie above the mean.
     reflect = a > 0.0
-    a, b, v = np.where(reflect, -b, a), np.where(reflect, -a, b), np.where(reflect, 1.0 - u, u)
-    # Phi(z) = (1 - v) Phi(a) + v Phi(b)
-    z = ndtri_exp(np.logaddexp(np.log1p(-v) + log_ndtr(a), np.log(v) + log_ndtr(b)))
+    log_u, log_v = np.log(u), np.log1p(-u)
+    # Phi(z) = (1 - u) Phi(a) + u Phi(b); reflected, Phi(-z) = u Phi(-b) + (1 - u) Phi(-a).
+    left = np.where(reflect, log_u + log_ndtr(-b), log_v + log_ndtr(a))
+    right = np.where(reflect, log_v + log_ndtr(-a), log_u + log_ndtr(b))
+    z = ndtri_exp(np.logaddexp(left, right))
     x: Floats = np.clip(mean + stddev * np.where(reflect, -z, z), low, high)
     return x
 

@@ -1,0 +1,86 @@
+// Addresses: which random choice of the simulator a draw is.
+//
+// An address is the enclosing scopes and then the draw's name, or its call site if it has none. A call site
+// reads `calorimeter_cpp:41:deposit`: file, line and function. The file is relative to the macro
+// PPX_SOURCE_ROOT if that is defined (for the whole target) and holds the file, and else only the file's own
+// name; so the same source gives the same addresses at every start, on every machine. Two draws without a
+// name on one line share the address; the controller counts them as first and second visit. There is no dot
+// in a call site: PPX 1.0 controllers use addresses as names of network layers, and PyTorch forbids dots
+// there.
+#pragma once
+
+#include <charconv>
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace ppx_client {
+
+/// Where in the source a draw is made; the defaulted last argument of sample, observe and tag.
+struct CallSite {
+    std::string_view file, source_root;
+    int line;
+    std::string_view function;
+
+#ifdef PPX_SOURCE_ROOT
+    static constexpr CallSite current(std::string_view source_root = PPX_SOURCE_ROOT,
+#else
+    static constexpr CallSite current(std::string_view source_root = {},
+#endif
+                                      const char* file = __builtin_FILE(), int line = __builtin_LINE(),
+                                      const char* function = __builtin_FUNCTION()) {
+        return {file, source_root, line, function};
+    }
+};
+
+namespace detail {
+
+/// The file relative to the source root, or its own name.
+inline std::string_view source_path(const CallSite& site) {
+    std::string_view root = site.source_root;
+    while (!root.empty() && root.back() == '/') root.remove_suffix(1);
+    if (!root.empty() && site.file.size() > root.size() && site.file.substr(0, root.size()) == root &&
+        site.file[root.size()] == '/')
+        return site.file.substr(root.size() + 1);
+    return site.file.substr(site.file.find_last_of('/') + 1);
+}
+
+inline void append_call_site(std::string& text, const CallSite& site) {
+    for (const char c : source_path(site)) text += c == '.' ? '_' : c;
+    char digits[16];
+    const auto end = std::to_chars(digits, digits + sizeof digits, site.line).ptr;
+    text.append(":").append(digits, end).append(":").append(site.function);
+}
+
+/// The scopes of a thread, and the address being built.
+class AddressPath {
+  public:
+    /// Valid until the next call.
+    std::string_view address(std::string_view name, const CallSite& site) {
+        path_.resize(scopes_);
+        if (name.empty()) {
+            append_call_site(path_, site);
+        } else {
+            path_.append(name);
+        }
+        return path_;
+    }
+
+    /// Returns what `leave` needs to undo it.
+    std::size_t enter(std::string_view scope) {
+        const std::size_t outer = scopes_;
+        path_.resize(scopes_);
+        path_.append(scope).append("/");
+        scopes_ = path_.size();
+        return outer;
+    }
+
+    void leave(std::size_t outer) { scopes_ = outer; }
+
+  private:
+    std::string path_;        // the scopes, each with a slash behind it, and then the last address
+    std::size_t scopes_ = 0;  // length of the scopes
+};
+
+}  // namespace detail
+}  // namespace ppx_client

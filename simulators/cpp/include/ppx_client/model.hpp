@@ -1,0 +1,158 @@
+// What a model calls: sample, observe, tag, scope, seed.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "ppx_client/address.hpp"
+#include "ppx_client/families.hpp"
+#include "ppx_client/prior.hpp"
+#include "ppx_client/runtime.hpp"
+#include "ppx_client/tensor.hpp"
+
+namespace ppx_client {
+
+namespace detail {
+
+inline double* elements(double& number) { return &number; }
+inline double* elements(Tensor& tensor) { return tensor.data.data(); }
+
+/// Room for a value of the prior.
+template <class D>
+auto make_value(const Prior& prior) {
+    if constexpr (D::is_array) {
+        return Tensor{std::vector<double>(prior.size), {prior.shape, prior.shape + prior.rank}};
+    } else {
+        return double{};
+    }
+}
+
+/// Counts are integers for the model.
+template <class D, class T>
+auto to_model(T value, std::string_view address) {
+    if constexpr (!D::is_array && info(D::family).discrete) {
+        // Beyond 2^53 doubles are no longer all whole numbers.
+        if (!(std::abs(value) <= 0x1p53) || value != std::floor(value))
+            throw std::out_of_range(std::string("draw '").append(address) + "': " + info(D::family).name +
+                                    ": " + number_text(value) +
+                                    " is no whole number up to 2^53; check who chose it");
+        return static_cast<std::int64_t>(value);
+    } else {
+        return value;
+    }
+}
+
+template <class D>
+auto observe(const D& distribution, const View* value, std::string_view name, const CallSite& site) {
+    ThreadState& thread = this_thread();
+    const std::string_view address = thread.path.address(name, site);
+    const Prior prior = make_prior(distribution, address);
+    if (value != nullptr) {
+        check_shape(*value, std::string("observation '").append(address) + "': the value");
+        if (value->size != prior.size)
+            refuse_prior(prior, address,
+                         "the observed value has shape " + to_text(value->shape, value->rank) +
+                             ", but the distribution has " + to_text(prior.shape, prior.rank) +
+                             "; make both agree");
+    }
+    auto result = make_value<D>(prior);
+    double* const out = elements(result);
+    if (thread.controller != nullptr) {
+        thread.controller->observe({address, name}, prior, value, out);
+    } else if (value != nullptr) {
+        std::copy(value->data, value->data + value->size, out);
+    } else {
+        thread.draw(prior, out);
+    }
+    return result;
+}
+
+}  // namespace detail
+
+/// Makes a random choice.
+///
+/// Under a controller, the controller chooses; without one the value is drawn from the distribution.
+///
+/// @param distribution One of the families of families.hpp.
+/// @param name         Name of the draw; without one its address is the call site.
+/// @param control      Whether inference may choose the value; if not, it is always drawn from the prior.
+/// @return The value: std::int64_t for Categorical, Poisson, Bernoulli and Binomial, double for the others,
+/// and a Tensor
+///         if parameters are arrays.
+/// @throws std::invalid_argument A parameter is outside its domain, or the parameters' shapes differ.
+template <class D>
+auto sample(const D& distribution, std::string_view name = {}, bool control = true,
+            CallSite site = CallSite::current()) {
+    detail::ThreadState& thread = detail::this_thread();
+    const std::string_view address = thread.path.address(name, site);
+    const detail::Prior prior = detail::make_prior(distribution, address);
+    auto value = detail::make_value<D>(prior);
+    if (thread.controller != nullptr) {
+        thread.controller->sample({address, name}, prior, control, detail::elements(value));
+    } else {
+        thread.draw(prior, detail::elements(value));
+    }
+    return detail::to_model<D>(std::move(value), address);
+}
+
+/// Compares the simulation with data: the value that was observed is distributed like this, given the draws
+/// so far.
+///
+/// @return The observed value, a double or a Tensor: what the controller observes, or in prior runs a draw. A
+/// controller
+///         that speaks PPX 1.0 only does not tell it: then NaN. Without a controller, a draw.
+/// @throws std::invalid_argument A parameter is outside its domain, or the parameters' shapes differ.
+template <class D>
+auto observe(const D& distribution, std::string_view name = {}, CallSite site = CallSite::current()) {
+    return detail::observe(distribution, nullptr, name, site);
+}
+
+/// The same with the observed value in the simulator's code, which a controller may override.
+///
+/// @param value A number, a std::vector<double> or a Tensor, with as many elements as the distribution.
+/// @return The observed value: the controller's if it tells one, else `value`.
+template <class D, class V, std::enable_if_t<detail::is_value<V>, int> = 0>
+auto observe(const D& distribution, const V& value, std::string_view name = {},
+             CallSite site = CallSite::current()) {
+    const auto given = detail::convert<detail::Common<V>>(value);
+    const detail::View view = detail::view(given);
+    return detail::observe(distribution, &view, name, site);
+}
+
+/// Reports a value that is no random choice, to be found in the results under its name. Without a controller,
+/// nothing.
+///
+/// @param value A number, a std::vector<double> or a Tensor.
+template <class V, std::enable_if_t<detail::is_value<V>, int> = 0>
+void tag(const V& value, std::string_view name, CallSite site = CallSite::current()) {
+    detail::ThreadState& thread = detail::this_thread();
+    if (thread.controller == nullptr) return;
+    const auto given = detail::convert<detail::Common<V>>(value);
+    const detail::View view = detail::view(given);
+    const std::string_view address = thread.path.address(name, site);
+    detail::check_shape(view, std::string("tag '").append(address) + "'");
+    thread.controller->tag({address, name}, view);
+}
+
+/// While it lives, addresses of draws on this thread begin with its name and a slash. Tells apart the draws
+/// of a function that is called from several places: `ppx_client::scope s("detector");`
+class [[nodiscard]] scope {
+  public:
+    explicit scope(std::string_view name) : outer_(detail::this_thread().path.enter(name)) {}
+    ~scope() { detail::this_thread().path.leave(outer_); }
+    scope(const scope&) = delete;
+    scope& operator=(const scope&) = delete;
+
+  private:
+    std::size_t outer_;
+};
+
+/// Seeds the draws that this thread makes without a controller; otherwise the environment variable PPX_SEED
+/// does.
+inline void seed(std::uint64_t value) { detail::this_thread().seed(value); }
+
+}  // namespace ppx_client

@@ -1,0 +1,144 @@
+"""The manifest of a trace store, and how its files become durable."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Self
+
+from ppx_server.address import AddressTable
+from ppx_server.errors import StoreError
+
+FORMAT = "ppx-trace-store"
+VERSION = 1
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+PARTIAL = ".partial"
+
+
+class Shard(NamedTuple):
+    """A shard's entry in the manifest.
+
+    Attributes:
+        file: File name within the store's directory.
+        first: Position of its first trace in the store.
+        num_traces: Number of traces.
+        min_index: Smallest trace index, or -1 for an empty shard.
+        max_index: Largest trace index, or -1 for an empty shard.
+        num_bytes: Size of the file.
+        crc32: Checksum of the file.
+    """
+
+    file: str
+    first: int
+    num_traces: int
+    min_index: int
+    max_index: int
+    num_bytes: int
+    crc32: int
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """The entry of a manifest; keys of later versions are passed over."""
+        return cls(str(entry["file"]), *(int(entry[name]) for name in cls._fields[1:]))
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What a store's manifest says, without its checksum.
+
+    Raises:
+        StoreError: There is no manifest, or it is damaged or of another format.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"no trace store at {directory}: there is no {MANIFEST}; check the path") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {error}; restore it from a copy") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StoreError(f"{path} is not the manifest of a trace store; check the path")
+    if manifest.get("version") != VERSION:
+        raise StoreError(
+            f"{path} has format version {manifest.get('version')!r}, this program reads version {VERSION}; "
+            "use the version of ppx that wrote it"
+        )
+    if manifest.pop("crc32", None) != manifest_checksum(manifest):
+        raise StoreError(f"{path} is damaged (its checksum does not match); restore it from a copy")
+    try:
+        AddressTable.from_json(manifest["addresses"])
+        shards = [Shard.from_json(entry) for entry in manifest["shards"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(
+            f"{path} lacks what a manifest must say ({error!r}); restore it from a copy"
+        ) from error
+    for shard in shards:
+        if Path(shard.file).name != shard.file:
+            raise StoreError(
+                f"{path} names a shard outside the store, {shard.file!r}; do not trust this file"
+            )
+    return manifest
+
+
+def manifest_checksum(manifest: Mapping[str, Any]) -> int:
+    """Checksum of everything else that a manifest says."""
+    # Through JSON and back first: dumping turns tuples into lists and number keys into strings.
+    body = json.loads(json.dumps(manifest))
+    return zlib.crc32(json.dumps(body, sort_keys=True, separators=(",", ":")).encode("ascii"))
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    crc32 = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc32 = zlib.crc32(block, crc32)
+    return crc32
+
+
+def check_intact(path: Path, shard: Shard) -> None:
+    """Compares a file with its entry in the manifest.
+
+    Raises:
+        StoreError: They differ.
+    """
+    size = path.stat().st_size
+    if size != shard.num_bytes:
+        raise StoreError(f"it has {size} bytes instead of {shard.num_bytes}")
+    if checksum(path) != shard.crc32:
+        raise StoreError("its checksum does not match")
+
+
+def settle(partial: Path, final: Path) -> None:
+    """Makes a complete file durable under its final name, in one atomic step."""
+    _sync(partial)
+    os.replace(partial, final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def acquire(directory: Path) -> IO[str]:
+    """The writers' lock, which the system releases when the process ends, however it ends."""
+    try:
+        lock = (directory / LOCK).open("w")
+    except OSError as error:
+        raise StoreError(f"cannot append to the trace store at {directory}: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StoreError(
+            f"another process appends to the trace store at {directory}; wait for it or use a store of your own"
+        ) from error
+    return lock

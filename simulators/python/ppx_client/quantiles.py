@@ -138,14 +138,12 @@ def _truncated_normal(u: Floats, mean: Floats, stddev: Floats, low: Floats, high
     from scipy.special import log_ndtr, ndtri_exp
 
     a, b = (low - mean) / stddev, (high - mean) / stddev
-    # Work in the lower tail, where log Phi keeps its precision: reflect intervals that lie above the mean.
-    reflect = a > 0.0
     log_u, log_v = np.log(u), np.log1p(-u)
-    # Phi(z) = (1 - u) Phi(a) + u Phi(b); reflected, Phi(-z) = u Phi(-b) + (1 - u) Phi(-a).
-    left = np.where(reflect, log_u + log_ndtr(-b), log_v + log_ndtr(a))
-    right = np.where(reflect, log_v + log_ndtr(-a), log_u + log_ndtr(b))
-    z = ndtri_exp(np.logaddexp(left, right))
-    x: Floats = np.clip(mean + stddev * np.where(reflect, -z, z), low, high)
+    # Phi(z) = (1 - u) Phi(a) + u Phi(b), and the same for the survival function; the smaller one keeps its precision.
+    log_cdf = np.logaddexp(log_v + log_ndtr(a), log_u + log_ndtr(b))
+    log_sf = np.logaddexp(log_v + log_ndtr(-a), log_u + log_ndtr(-b))
+    z = np.where(log_cdf < log_sf, ndtri_exp(log_cdf), -ndtri_exp(log_sf))
+    x: Floats = np.clip(mean + stddev * z, low, high)
     return x
 
 

@@ -5,7 +5,7 @@ A message says what happened, where (address, family, shapes, endpoint) and what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppx_server.trace import TraceBatch
@@ -50,6 +50,7 @@ class SimulatorError(PPXError):
         seed: Seed of the run, or None before the first trace.
         index: Index of the trace that was running, or None between traces. (seed, index) reproduces the failure.
         completed: The traces of the interrupted call that had finished, ordered by index, or None.
+        partial: What an inference engine had finished before (a `ppx_inference.Posterior`), or None.
     """
 
     def __init__(self, message: str, *, seed: int | None = None, index: int | None = None) -> None:
@@ -58,6 +59,7 @@ class SimulatorError(PPXError):
         self.seed = seed
         self.index = index
         self.completed: TraceBatch | None = None
+        self.partial: Any = None
 
 
 class SimulatorStartError(SimulatorError):

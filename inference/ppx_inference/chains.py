@@ -1,0 +1,237 @@
+"""Runs Metropolis chains in lock step, from first states through burn-in to a `Posterior`.
+
+Letters: C chains, T kept states per chain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppx_inference import metropolis
+from ppx_inference.arguments import checked_count, checked_seed, observed_names
+from ppx_inference.metropolis import Info, Kernel, State
+from ppx_inference.posterior import Posterior, Provenance
+from ppx_inference.progress import Progress, Reporter, reporting
+from ppx_server.errors import SimulatorError
+from ppx_server.executor import Executes, Observations
+from ppx_server.trace import Ints, TraceBatch
+
+DEFAULT_CHAINS = 8
+_DEFAULT_BURN_IN = 0.2
+"""Burn-in executions per kept execution, unless told otherwise."""
+_PIECES = 256
+"""How many small batches are collected before they are joined."""
+
+KernelT = TypeVar("KernelT", bound=Kernel)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long chains run. All numbers of executions are sums over the chains.
+
+    Attributes:
+        num_traces: Executions after burn-in; rounded up to a multiple of `num_chains`.
+        seed: Seed of the run.
+        num_chains: C.
+        burn_in: Executions before the first that counts; rounded up likewise.
+        thinning: Every `thinning`-th state of a chain is kept.
+    """
+
+    num_traces: int
+    seed: int
+    num_chains: int
+    burn_in: int
+    thinning: int
+
+    @classmethod
+    def of(
+        cls, num_traces: int, seed: int, num_chains: int | None, burn_in: int | None, thinning: int
+    ) -> Schedule:
+        """Checks the arguments of an engine and fills in defaults.
+
+        Raises:
+            ValueError: A number is out of range, or thinning leaves no state.
+        """
+        num_traces = checked_count("num_traces", num_traces)
+        chains = checked_count("num_chains", DEFAULT_CHAINS if num_chains is None else num_chains)
+        burn_in = math.ceil(_DEFAULT_BURN_IN * num_traces) if burn_in is None else burn_in
+        schedule = cls(
+            num_traces,
+            checked_seed(seed),
+            min(chains, num_traces),
+            checked_count("burn_in", burn_in, least=0),
+            checked_count("thinning", thinning),
+        )
+        if schedule.steps < schedule.thinning:
+            raise ValueError(
+                f"thinning {thinning} keeps none of the {schedule.steps} states of each of {schedule.num_chains} "
+                "chains; raise num_traces or lower thinning"
+            )
+        return schedule
+
+    @property
+    def steps(self) -> int:
+        """Steps of each chain after burn-in."""
+        return math.ceil(self.num_traces / self.num_chains)
+
+    @property
+    def burn_in_steps(self) -> int:
+        """Steps of each chain before that."""
+        return math.ceil(self.burn_in / self.num_chains)
+
+
+class _History:
+    """The kept states of all chains; a state that stays is stored once."""
+
+    def __init__(self, num_chains: int) -> None:
+        self._joined: list[TraceBatch] = []
+        self._pieces: list[TraceBatch] = []
+        self._kept: list[Ints] = []
+        self._stored = 0
+        self._where = np.zeros(num_chains, np.int64)
+        self._stale = np.ones(num_chains, bool)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def moved(self, accepted: NDArray[np.bool_]) -> None:
+        """Notes which chains have a new state."""
+        self._stale |= accepted
+
+    def keep(self, state: State) -> None:
+        """Keeps the chains' current states."""
+        changed = np.flatnonzero(self._stale)
+        if len(changed):
+            self._pieces.append(metropolis.compact(state.traces.select(changed)))
+            self._where = self._where.copy()
+            self._where[changed] = self._stored + np.arange(len(changed))
+            self._stored += len(changed)
+            self._stale[:] = False
+        self._kept.append(self._where)
+        if len(self._pieces) >= _PIECES:
+            self._joined.append(TraceBatch.concatenate(self._pieces))
+            self._pieces = []
+
+    def traces(self) -> TraceBatch:
+        """C x T traces, one chain after the other."""
+        distinct = TraceBatch.concatenate(self._joined + self._pieces)
+        return metropolis.compact(distinct.select(np.stack(self._kept, axis=1).ravel()))
+
+
+class _Run(Generic[KernelT]):
+    """One run of an engine."""
+
+    def __init__(
+        self,
+        engine: str,
+        simulator: Executes,
+        observations: Observations,
+        kernel: KernelT,
+        adapt: Callable[[KernelT, Info], KernelT],
+        settings: Callable[[KernelT, Executes], Mapping[str, Any]],
+        schedule: Schedule,
+    ) -> None:
+        self._engine, self._simulator, self._observations = engine, simulator, observations
+        self._kernel, self._adapt, self._settings = kernel, adapt, settings
+        self._schedule = schedule
+        self._rng = np.random.default_rng(schedule.seed)
+        self._history = _History(schedule.num_chains)
+        self._num_executed = self._num_accepted = self._num_counted = 0
+
+    def run(self, reporter: Reporter) -> Posterior:
+        """First states, burn-in, then the states that are kept; Ctrl-C ends it early."""
+        interrupted = False
+        try:
+            self._walk(reporter)
+        except KeyboardInterrupt:
+            if not len(self._history):
+                raise
+            interrupted = True
+        except SimulatorError as error:
+            error.partial = self._posterior(reporter, interrupted=True) if len(self._history) else None
+            raise
+        return self._posterior(reporter, interrupted=interrupted)
+
+    def _walk(self, reporter: Reporter) -> None:
+        schedule = self._schedule
+        state, self._num_executed = metropolis.init(
+            self._simulator, self._observations, schedule.num_chains, schedule.seed
+        )
+        for _ in range(schedule.burn_in_steps):
+            state, info = self._step(state)
+            self._kernel = self._adapt(self._kernel, info)
+            reporter.advance(schedule.num_chains, "(burn-in)")
+        for n in range(1, schedule.steps + 1):
+            state, info = self._step(state)
+            self._num_accepted += int(info.accepted.sum())
+            self._num_counted += schedule.num_chains
+            self._history.moved(info.accepted)
+            if n % schedule.thinning == 0:
+                self._history.keep(state)
+            reporter.advance(schedule.num_chains, f"(accepted {self._num_accepted / self._num_counted:.0%})")
+
+    def _step(self, state: State) -> tuple[State, Info]:
+        index = np.arange(self._num_executed, self._num_executed + self._schedule.num_chains)
+        moved = metropolis.step(
+            self._rng, state, self._simulator, self._observations, self._kernel, index=index
+        )
+        self._num_executed += len(index)
+        return moved
+
+    def _posterior(self, reporter: Reporter, *, interrupted: bool) -> Posterior:
+        traces = self._history.traces()
+        schedule = self._schedule
+        settings = {"burn_in": schedule.burn_in, "thinning": schedule.thinning}
+        provenance = Provenance(
+            engine=self._engine,
+            seed=schedule.seed,
+            model_name=self._simulator.model_name,
+            observations=observed_names(self._observations),
+            num_executions=self._num_executed,
+            wall_seconds=reporter.seconds,
+            num_chains=schedule.num_chains,
+            acceptance_rate=self._num_accepted / self._num_counted,
+            interrupted=interrupted,
+            settings=settings | dict(self._settings(self._kernel, self._simulator)),
+        )
+        return Posterior(traces, np.zeros(len(traces)), provenance)
+
+
+def run_chains(
+    engine: str,
+    simulator: Executes,
+    observations: Observations,
+    *,
+    kernel: KernelT,
+    adapt: Callable[[KernelT, Info], KernelT],
+    settings: Callable[[KernelT, Executes], Mapping[str, Any]],
+    schedule: Schedule,
+    progress: Progress | None,
+) -> Posterior:
+    """Runs a Metropolis engine.
+
+    Args:
+        engine: Its name.
+        simulator: The simulator.
+        observations: Values by name.
+        kernel: How it proposes, at first.
+        adapt: How the kernel learns from a step of burn-in; afterwards it is fixed, as detailed balance asks.
+        settings: What to note of the final kernel.
+        schedule: How long it runs.
+        progress: Who is told.
+
+    Returns:
+        Equally weighted traces, one chain after the other.
+    """
+    total = (schedule.burn_in_steps + schedule.steps) * schedule.num_chains
+    with reporting(progress, total, engine.replace("_", " ")) as reporter:
+        run = _Run(engine, simulator, observations, kernel, adapt, settings, schedule)
+        posterior = run.run(reporter)
+    posterior.warn_if_doubtful()
+    return posterior

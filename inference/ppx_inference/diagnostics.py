@@ -1,0 +1,170 @@
+"""How far a result can be trusted: effective sample sizes, Pareto k-hat, R-hat, and the warning that says so.
+
+The estimators are those of arviz-stats (Vehtari, Gelman, Simpson, Carpenter and Buerkner 2021 for bulk ESS and R-hat;
+Vehtari, Simpson, Gelman, Yao and Gabry 2024 for k-hat), imported at first use because they are slow to import.
+Letters: K traces, C chains, T kept states per chain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppx_server.errors import SimulatorFailedError
+from ppx_server.trace import TraceBatch
+
+Floats = NDArray[np.float64]
+
+MIN_ESS = 100.0
+"""Below this many effective samples the Monte Carlo error of a mean exceeds a tenth of the posterior's sd."""
+MAX_PARETO_K = 0.7
+"""Above it importance estimates are unreliable at any practical number of traces (Vehtari et al. 2024)."""
+MAX_R_HAT = 1.05
+"""Above it chains have not mixed. Vehtari et al. 2021 ask for 1.01, which short runs of good chains often exceed."""
+_MIN_TAIL = 25
+"""Fewest weights from which arviz-stats makes a tail of five, the least it fits."""
+
+
+class TrustWarning(UserWarning):
+    """A result is too uncertain to be relied on; the message says why and what to do."""
+
+
+def normalised(log_weight: Floats) -> Floats:
+    """Weights that sum to 1, as `(K,)`; all zero if every log weight is -inf."""
+    if len(log_weight) == 0 or np.isneginf(log_weight).all():
+        return np.zeros(len(log_weight))
+    weights = np.exp(log_weight - log_weight.max())
+    return np.asarray(weights / weights.sum())
+
+
+def log_mean_exp(log_weight: Floats) -> float:
+    """log of the mean weight: the importance sampling estimate of the log evidence."""
+    top = float(log_weight.max(initial=-np.inf))
+    if not math.isfinite(top):
+        return top
+    return top + math.log(float(np.exp(log_weight - top).mean()))
+
+
+def weighted_ess(weights: Floats) -> float:
+    """Effective sample size of weights that sum to 1, `1 / sum w^2` (Kong 1992); 0 if there is no weight."""
+    total = float(weights @ weights)
+    return 1.0 / total if total > 0 else 0.0
+
+
+def pareto_k(log_weight: Floats) -> float:
+    """Shape of the generalised Pareto distribution fitted to the largest weights (PSIS k-hat).
+
+    Traces of weight zero do not enter. Weights whose tail is flat (a bounded ratio) give 0.
+
+    Args:
+        log_weight: `(K,)`.
+
+    Returns:
+        k-hat, or NaN with fewer than 25 finite weights.
+    """
+    finite = log_weight[np.isfinite(log_weight)]
+    if len(finite) < _MIN_TAIL:
+        return math.nan
+    # PSIS looks at min(K / 5, 3 sqrt K) largest weights and cannot fit a tail without spread.
+    tail = np.sort(finite)[-math.ceil(min(len(finite) / 5, 3 * math.sqrt(len(finite)))) - 1 :]
+    if np.ptp(tail) < 1e-10:
+        return 0.0
+    with np.errstate(all="ignore"):
+        try:
+            # arviz-stats takes the log likelihood of leave-one-out, which is minus the log weight.
+            return float(_estimators().psislw(-finite)[1])
+        except ValueError:  # it refuses a tail that is flat after subtraction of its maximum
+            return 0.0
+
+
+def bulk_ess(values: Floats) -> float:
+    """Rank-normalised split-chain ("bulk") effective sample size; NaN for constant or very short chains.
+
+    Args:
+        values: `(C, T)`.
+    """
+    if values.shape[1] < 4 or np.ptp(values) == 0 or not np.isfinite(values).all():
+        return math.nan
+    with np.errstate(all="ignore"):
+        return float(_estimators().ess(values, method="bulk"))
+
+
+def r_hat(values: Floats) -> float:
+    """Rank-normalised split R-hat; NaN for constant or very short chains.
+
+    Args:
+        values: `(C, T)`; one chain is compared with itself, first half against second.
+    """
+    if values.shape[1] < 4 or np.ptp(values) == 0 or not np.isfinite(values).all():
+        return math.nan
+    with np.errstate(all="ignore"):
+        return float(_estimators().rhat(values))
+
+
+def _estimators() -> Any:
+    from arviz_stats.base.array import array_stats
+
+    return array_stats
+
+
+def refuse_nan(log_weight: Floats, traces: TraceBatch) -> None:
+    """Raises if a log weight is NaN, which means that a density in the simulator is not a number.
+
+    Raises:
+        SimulatorFailedError: With the seed and index that reproduce the first such trace.
+    """
+    bad = np.flatnonzero(np.isnan(log_weight))
+    if len(bad):
+        raise SimulatorFailedError(
+            f"the log weight of {len(bad)} of {len(traces)} traces is NaN; look for an observe or sample whose "
+            "parameters make the density undefined, and replay the trace to see it",
+            seed=traces.seed,
+            index=int(traces.index[bad[0]]),
+        )
+
+
+def weight_doubts(ess: float, k_hat: float | None) -> list[str]:
+    """Reasons not to trust importance weights, each with its remedy; empty if there is none.
+
+    Args:
+        ess: Effective sample size.
+        k_hat: Pareto k-hat, None or NaN if unknown.
+    """
+    found = []
+    if not ess >= MIN_ESS:
+        remedy = "run more traces, or propose closer to the posterior (train longer; or use random_walk_mh)"
+        found.append(f"effective sample size {ess:.1f} is below {MIN_ESS:.0f}: {remedy}")
+    if k_hat is not None and k_hat > MAX_PARETO_K:
+        remedy = "train the proposal on more traces, or check against random_walk_mh"
+        found.append(
+            f"Pareto k-hat {k_hat:.2f} is above {MAX_PARETO_K}: a few weights dominate, and error estimates are too "
+            f"small; {remedy}"
+        )
+    return found
+
+
+def chain_doubts(ess: Mapping[str, float], r_hat: Mapping[str, float]) -> list[str]:
+    """Reasons not to trust Markov chains, each with its remedy; empty if there is none.
+
+    Args:
+        ess: Bulk ESS by quantity.
+        r_hat: R-hat by quantity.
+    """
+    found = []
+    if ess and min(ess.values()) < MIN_ESS:
+        name = min(ess, key=lambda n: ess[n])
+        found.append(
+            f"effective sample size {ess[name]:.1f} of {name} is below {MIN_ESS:.0f}: "
+            "run longer (num_traces), or use inference_compilation"
+        )
+    if r_hat and max(r_hat.values()) > MAX_R_HAT:
+        name = max(r_hat, key=lambda n: r_hat[n])
+        found.append(
+            f"R-hat {r_hat[name]:.2f} of {name} is above {MAX_R_HAT}: the chains disagree; run longer (num_traces, "
+            "burn_in), or use inference_compilation, which crosses between modes"
+        )
+    return found

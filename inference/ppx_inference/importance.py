@@ -1,0 +1,171 @@
+"""Importance sampling: executions from the prior, weighted by the likelihood of the observations.
+
+Also the loop that all engines of independent traces share: executions by index, in chunks of about a second, so that
+an interruption or a crash costs no more than the last chunk. The traces do not depend on the size of the chunks.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from ppx_inference.arguments import checked_count, checked_seed, observed_names
+from ppx_inference.diagnostics import refuse_nan
+from ppx_inference.posterior import Posterior, Provenance
+from ppx_inference.progress import Progress, reporting
+from ppx_server.errors import SimulatorError
+from ppx_server.executor import Executes, Observations
+from ppx_server.script import Guide, Otherwise, ScriptBatch
+from ppx_server.trace import TraceBatch
+
+_FIRST_CHUNK, _LARGEST_CHUNK = 64, 4096
+_CHUNK_SECONDS = 0.5
+
+
+class State(NamedTuple):
+    """Where a run stands.
+
+    Attributes:
+        seed: Seed of the run.
+        next_index: Index of the next trace.
+    """
+
+    seed: int
+    next_index: int
+
+
+class Info(NamedTuple):
+    """What a step gave.
+
+    Attributes:
+        traces: The executions.
+        seconds: Wall-clock time they took.
+    """
+
+    traces: TraceBatch
+    seconds: float
+
+
+def init(seed: int) -> State:
+    """The state before the first trace."""
+    return State(seed, 0)
+
+
+def step(
+    state: State,
+    simulator: Executes,
+    observations: Observations | None,
+    num_traces: int,
+    guide: Guide | None = None,
+) -> tuple[State, Info]:
+    """Executes the next traces: from the prior, or as a guide proposes.
+
+    Raises:
+        SimulatorError: A simulator failed, or a weight is NaN.
+    """
+    index = np.arange(state.next_index, state.next_index + num_traces)
+    otherwise = Otherwise.PRIOR if guide is None else Otherwise.ASK
+    started = time.perf_counter()
+    traces = simulator.execute(ScriptBatch.empty(state.seed, index, otherwise), observations, guide)
+    refuse_nan(traces.log_weight, traces)
+    return State(state.seed, state.next_index + num_traces), Info(traces, time.perf_counter() - started)
+
+
+def importance_sampling(
+    simulator: Executes,
+    observations: Observations,
+    *,
+    num_traces: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Posterior:
+    """Samples traces from the prior and weights them by the likelihood.
+
+    Args:
+        simulator: The simulator.
+        observations: Values by name, or by (name, visit).
+        num_traces: Executions.
+        seed: With it trace i is the same in every run.
+        progress: Who is told how far it is; None for a bar if stderr is a terminal.
+
+    Returns:
+        Weighted traces with `log_evidence` and `pareto_k`.
+
+    Raises:
+        ObservationError: An observation is missing, never asked for, or of another shape.
+        SimulatorError: A simulator failed; `error.partial` is the posterior of what had finished, or None.
+    """
+    return independent_traces(
+        "importance_sampling", simulator, observations, num_traces=num_traces, seed=seed, progress=progress
+    )
+
+
+def independent_traces(
+    engine: str,
+    simulator: Executes,
+    observations: Observations,
+    *,
+    num_traces: int,
+    seed: int,
+    progress: Progress | None,
+    guide: Guide | None = None,
+) -> Posterior:
+    """Runs an engine whose traces are independent; arguments and errors as for `importance_sampling`.
+
+    Ctrl-C ends the run early: finished chunks are returned, marked `interrupted`.
+    """
+    num_traces, state = checked_count("num_traces", num_traces), init(checked_seed(seed))
+    batches: list[TraceBatch] = []
+    chunk = _FIRST_CHUNK
+    with reporting(progress, num_traces, engine.replace("_", " ")) as reporter:
+
+        def posterior(*, interrupted: bool = False) -> Posterior:
+            traces = TraceBatch.concatenate(batches)
+            provenance = Provenance(
+                engine=engine,
+                seed=seed,
+                model_name=simulator.model_name,
+                observations=observed_names(observations),
+                num_executions=len(traces),
+                wall_seconds=reporter.seconds,
+                interrupted=interrupted,
+            )
+            return Posterior(traces, traces.log_weight, provenance)
+
+        interrupted = False
+        try:
+            while state.next_index < num_traces:
+                count = min(chunk, num_traces - state.next_index)
+                state, info = step(state, simulator, observations, count, guide)
+                batches.append(info.traces)
+                reporter.advance(count)
+                chunk = _next_chunk(chunk, info.seconds)
+        except KeyboardInterrupt:
+            if not batches:
+                raise
+            interrupted = True
+        except SimulatorError as error:
+            _keep_finished(error, state, batches)
+            error.partial = posterior(interrupted=True) if batches else None
+            raise
+        done = posterior(interrupted=interrupted)
+    done.warn_if_doubtful()
+    return done
+
+
+def _next_chunk(chunk: int, seconds: float) -> int:
+    if seconds < _CHUNK_SECONDS:
+        return min(2 * chunk, _LARGEST_CHUNK)
+    return max(chunk // 2, 1) if seconds > 4 * _CHUNK_SECONDS else chunk
+
+
+def _keep_finished(error: SimulatorError, state: State, batches: list[TraceBatch]) -> None:
+    """Adds what the failed chunk finished, up to the first gap: what came after it is there because it was short."""
+    finished = error.completed
+    if finished is not None and len(finished):
+        expected = np.arange(state.next_index, state.next_index + len(finished))
+        whole = int(np.cumprod(finished.index == expected).sum())
+        if whole and not np.isnan(finished.log_weight[:whole]).any():
+            batches.append(finished.select(np.arange(whole)))

@@ -1,0 +1,83 @@
+"""Lightweight Metropolis-Hastings: one draw at a time is drawn anew from its prior (Wingate et al., AISTATS 2011)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppx_inference.chains import Schedule, run_chains
+from ppx_inference.metropolis import Bools, Info, Move
+from ppx_inference.posterior import Posterior
+from ppx_inference.progress import Progress
+from ppx_server.executor import Executes, Observations
+from ppx_server.trace import Floats, Ids
+
+REDRAW_PROBABILITY = 0.1
+"""Share of steps that draw everything anew from the picked draw on: how chains get from one branch to another whose
+later draws would not fit the old ones."""
+
+
+class Lightweight(NamedTuple):
+    """The kernel of `lightweight_mh`.
+
+    Attributes:
+        redraw: Probability of a REDRAW move.
+    """
+
+    redraw: float = REDRAW_PROBABILITY
+
+    def propose(
+        self, rng: np.random.Generator, z: Floats, address_id: Ids, categorical: Bools
+    ) -> tuple[NDArray[np.int8], Floats]:
+        """A prior draw for every chain; see `metropolis.Kernel`."""
+        move = np.where(rng.random(len(z)) < self.redraw, Move.REDRAW, Move.RESAMPLE)
+        return move.astype(np.int8), rng.standard_normal(len(z))
+
+
+def lightweight_mh(
+    simulator: Executes,
+    observations: Observations,
+    *,
+    num_traces: int,
+    seed: int = 0,
+    num_chains: int | None = None,
+    burn_in: int | None = None,
+    thinning: int = 1,
+    progress: Progress | None = None,
+) -> Posterior:
+    """Markov chains that draw one random choice at a time anew from its prior, or all choices from one on.
+
+    Args:
+        simulator: The simulator.
+        observations: Values by name, or by (name, visit).
+        num_traces: Executions after burn-in, over all chains; rounded up to a multiple of `num_chains`.
+        seed: Seed of the run.
+        num_chains: Chains, which move in lock step; by default 8.
+        burn_in: Executions before the first that counts, over all chains; by default a fifth of `num_traces`. Finding
+            the first states takes some more.
+        thinning: Keep every so-manyth state of each chain.
+        progress: Who is told how far it is; None for a bar if stderr is a terminal.
+
+    Returns:
+        `num_traces / thinning` equally weighted traces, one chain after the other.
+
+    Raises:
+        ObservationError: An observation is missing or never asked for, or no prior execution can explain them.
+        SimulatorError: A simulator failed; `error.partial` is the posterior of what had finished, or None.
+    """
+    return run_chains(
+        "lightweight_mh",
+        simulator,
+        observations,
+        kernel=Lightweight(),
+        adapt=_unchanged,
+        settings=lambda kernel, simulator: {"redraw": kernel.redraw},
+        schedule=Schedule.of(num_traces, seed, num_chains, burn_in, thinning),
+        progress=progress,
+    )
+
+
+def _unchanged(kernel: Lightweight, info: Info) -> Lightweight:
+    return kernel

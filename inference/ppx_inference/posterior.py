@@ -1,0 +1,397 @@
+"""`Posterior`: weighted traces, what they say about every quantity, and how far they can be trusted.
+
+Letters: K traces, S the shape of a quantity.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ppx_inference import diagnostics, quantities
+from ppx_inference.marginal import Marginal
+from ppx_server.errors import StoreError
+from ppx_server.script import ScriptBatch
+from ppx_server.trace import TraceBatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ppx_server.executor import Executes
+
+Floats = NDArray[np.float64]
+
+_QUANTILES = (0.05, 0.5, 0.95)
+_PREDICTIVE_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a posterior comes from.
+
+    Attributes:
+        engine: Name of the engine function.
+        seed: Seed of the run; with the engine, the simulator and the observations it fixes the traces.
+        model_name: The simulator's name for its model.
+        observations: Names of the observations that were given.
+        num_executions: Executions of the simulator, burn-in included.
+        wall_seconds: Time they took.
+        num_chains: Number of Markov chains; 0 for independent traces. The traces of a chain are consecutive, and
+            chains have equal lengths.
+        acceptance_rate: Share of proposals accepted after burn-in; None for independent traces.
+        interrupted: The run was stopped before it had all its traces.
+        settings: What else the engine was told or found, such as adapted step sizes.
+        inherited: `ess`, `pareto_k` and `log_evidence` of the posterior that this one was resampled from.
+    """
+
+    engine: str
+    seed: int
+    model_name: str = ""
+    observations: tuple[str, ...] = ()
+    num_executions: int = 0
+    wall_seconds: float = 0.0
+    num_chains: int = 0
+    acceptance_rate: float | None = None
+    interrupted: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inherited: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> Provenance:
+        """The inverse of `dataclasses.asdict` through JSON; unknown entries are left out."""
+        known = {f.name: entries[f.name] for f in fields(cls) if f.name in entries}
+        return cls(**{**known, "observations": tuple(known.get("observations", ()))})
+
+    @property
+    def traces_per_second(self) -> float:
+        """Executions per second of wall-clock time."""
+        return self.num_executions / self.wall_seconds if self.wall_seconds > 0 else math.nan
+
+
+class SummaryRow(NamedTuple):
+    """One scalar quantity: its mean, spread and 5, 50, 95 % quantiles among the traces that have it.
+
+    Attributes:
+        present: Weight of the traces that have it, out of 1.
+        ess: Effective sample size of the mean.
+        r_hat: NaN for independent traces.
+    """
+
+    name: str
+    mean: float
+    std: float
+    q05: float
+    q50: float
+    q95: float
+    present: float
+    ess: float
+    r_hat: float
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Weighted traces of a simulator, given observations; read only.
+
+    `posterior["mu"]` is the weighted `Marginal` of a draw or tag, by name or full address, `posterior["x", 3]` of the
+    fourth visit to x, `posterior.result` of what the simulator returned.
+
+    Attributes:
+        traces: K traces.
+        log_weight: `(K,)`, unnormalised; zeros for Markov chains. -inf is a trace that the observations rule out.
+        provenance: Where they come from.
+
+    Raises:
+        SimulatorFailedError: A log weight is NaN.
+    """
+
+    traces: TraceBatch
+    log_weight: Floats
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if self.log_weight.shape != (len(self.traces),):
+            raise ValueError(
+                f"{len(self.traces)} traces need as many log weights, not {self.log_weight.shape}"
+            )
+        diagnostics.refuse_nan(self.log_weight, self.traces)
+        if self.provenance.num_chains and len(self) % self.provenance.num_chains:
+            raise ValueError(
+                f"{len(self)} traces cannot be {self.provenance.num_chains} chains of equal length"
+            )
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Marginal:
+        """The marginal of a draw or tag, or of an observation where it was drawn.
+
+        Args:
+            key: Name or full address, alone for the first visit or with the number of the visit (from 0). A name that
+                several addresses share is one quantity as long as no trace visits two of them.
+
+        Raises:
+            AddressError: No trace has it (the message lists near matches), or it is ambiguous.
+        """
+        name, instance = (key, 0) if isinstance(key, str) else key
+        return self._marginal(quantities.find(self.traces, name, instance))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the scalar draws and tags."""
+        return quantities.scalar_names(self.traces)
+
+    @property
+    def result(self) -> Marginal:
+        """The marginal of the simulator's return value.
+
+        Raises:
+            AddressError: The simulator returns nothing.
+        """
+        return self._marginal(quantities.result(self.traces))
+
+    @cached_property
+    def weights(self) -> Floats:
+        """`(K,)` weights that sum to 1 (all zero if the observations rule out every trace)."""
+        return diagnostics.normalised(self.log_weight)
+
+    @cached_property
+    def ess(self) -> float:
+        """Effective sample size.
+
+        For independent traces `1 / sum w^2`; for Markov chains the smallest bulk ESS over the log likelihood and the
+        controlled scalar draws that every trace has.
+        """
+        if "ess" in self.provenance.inherited:
+            return min(float(len(self)), self.provenance.inherited["ess"] or 0.0)
+        if not self.provenance.num_chains:
+            return diagnostics.weighted_ess(self.weights)
+        each = self._chain_ess
+        # Nothing moved at all: as good as one sample, unless there was nothing to move.
+        return min(each.values()) if each else (1.0 if self.traces.controlled.any() else float(len(self)))
+
+    @cached_property
+    def r_hat(self) -> float | None:
+        """Largest split R-hat over the quantities that `ess` looks at; None for independent traces."""
+        if not self.provenance.num_chains:
+            return None
+        return max(self._chain_r_hat.values(), default=math.nan)
+
+    @cached_property
+    def pareto_k(self) -> float | None:
+        """k-hat of the largest weights (PSIS), above 0.7 not to be trusted; None for Markov chains."""
+        if "pareto_k" in self.provenance.inherited:
+            return self.provenance.inherited["pareto_k"]
+        return None if self.provenance.num_chains else diagnostics.pareto_k(self.log_weight)
+
+    @cached_property
+    def log_evidence(self) -> float | None:
+        """log of the estimated probability (density) of the observations; None for Markov chains."""
+        if "log_evidence" in self.provenance.inherited:
+            return self.provenance.inherited["log_evidence"]
+        return None if self.provenance.num_chains else diagnostics.log_mean_exp(self.log_weight)
+
+    @property
+    def log_evidence_std(self) -> float | None:
+        """Standard error of `log_evidence`, `sqrt(1 / ess - 1 / K)` (delta method); None for Markov chains."""
+        if self.log_evidence is None or "ess" in self.provenance.inherited:
+            return None
+        return math.sqrt(max(1 / self.ess - 1 / len(self), 0.0)) if self.ess > 0 else math.inf
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Reasons not to trust this result, each with its remedy; empty if there is none."""
+        if self.provenance.num_chains and not self.provenance.inherited:
+            found = diagnostics.chain_doubts(self._chain_ess or {"every draw": self.ess}, self._chain_r_hat)
+        else:
+            found = diagnostics.weight_doubts(self.ess, self.pareto_k)
+        if self.provenance.interrupted:
+            found.append(f"the run was interrupted: these are the {len(self)} traces it had finished")
+        return tuple(found)
+
+    def warn_if_doubtful(self) -> None:
+        """Issues one `TrustWarning` with all `doubts`, if there are any."""
+        if self.doubts:
+            text = "; ".join(self.doubts)
+            warnings.warn(f"{self.provenance.engine}: {text}", diagnostics.TrustWarning, stacklevel=3)
+
+    def expectation(self, f: Callable[[TraceBatch], ArrayLike]) -> float | Floats:
+        """Posterior mean of a function of the traces, such as `lambda traces: traces.length`.
+
+        Args:
+            f: Called once with all K traces; returns `(K, *S)`.
+
+        Returns:
+            A float, or an array of shape S.
+
+        Raises:
+            ValueError: f does not return one value per trace.
+        """
+        values = np.asarray(f(self.traces), np.float64)
+        if values.shape[:1] != (len(self),):
+            raise ValueError(
+                f"f must return one value for each of {len(self)} traces, not shape {values.shape}"
+            )
+        mean = np.tensordot(self.weights, values, 1)
+        return float(mean) if mean.ndim == 0 else np.asarray(mean)
+
+    def resample(self, num_traces: int, seed: int) -> Posterior:
+        """Equally weighted traces, drawn in proportion to the weights (systematic resampling).
+
+        Its `ess` is at most that of this posterior, whose k-hat and log evidence it keeps.
+
+        Args:
+            num_traces: How many.
+            seed: Fixes which.
+
+        Raises:
+            ValueError: num_traces is not positive, or no trace has any weight.
+        """
+        if num_traces < 1:
+            raise ValueError(f"num_traces must be at least 1, not {num_traces}")
+        if not self.weights.any():
+            raise ValueError("every trace has weight zero, so there is nothing to resample")
+        points = (np.arange(num_traces) + np.random.default_rng(seed).random()) / num_traces
+        chosen = np.searchsorted(np.cumsum(self.weights), points * self.weights.sum(), side="right")
+        chosen = np.minimum(chosen, np.flatnonzero(self.weights)[-1])
+        inherited = {"ess": self.ess, "pareto_k": self.pareto_k, "log_evidence": self.log_evidence}
+        return Posterior(
+            self.traces.select(chosen),
+            np.zeros(num_traces),
+            replace(self.provenance, num_chains=0, inherited=inherited),
+        )
+
+    def predictive(self, simulator: Executes, num_traces: int, seed: int) -> TraceBatch:
+        """Executions with draws from the posterior and new observations (the posterior predictive).
+
+        Args:
+            simulator: The simulator that the traces come from.
+            num_traces: How many.
+            seed: Seed of the resampling and of the new observations.
+
+        Returns:
+            Traces whose `observations` hold the drawn values. To read them by name:
+            `Posterior.of_traces(traces)["y"]`.
+        """
+        drawn = self.resample(num_traces, seed).traces
+        batches = []
+        for start in range(0, num_traces, _PREDICTIVE_CHUNK):
+            index = np.arange(start, min(start + _PREDICTIVE_CHUNK, num_traces))
+            script = replace(ScriptBatch.replay(drawn.select(index)), seed=seed, index=index)
+            batches.append(simulator.execute(script, None))
+        return TraceBatch.concatenate(batches)
+
+    @classmethod
+    def of_traces(cls, traces: TraceBatch, *, engine: str = "prior") -> Posterior:
+        """Equally weighted traces, such as a prior or predictive run, to look at with the same tools."""
+        return cls(traces, np.zeros(len(traces)), Provenance(engine, traces.seed, num_executions=len(traces)))
+
+    def summary(self, *names: str) -> list[SummaryRow]:
+        """Rows for the named quantities, by default for all scalar draws and tags with a name that are unambiguous."""
+        rows = []
+        for name in names or self.names:
+            try:
+                rows.append(_row(self[name]))
+            except LookupError:
+                if names:
+                    raise
+        return rows
+
+    def table(self) -> pa.Table:
+        """All draws in long form, one row per scalar draw; see `ppx_inference.table`."""
+        from ppx_inference.table import draws_table
+
+        return draws_table(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes traces, weights and provenance to `path`, a `ppx_server.store.TraceStore`.
+
+        Raises:
+            StoreError: There is something at the path already, or it cannot be written.
+        """
+        from ppx_server.store import TraceStore
+
+        metadata = {"kind": _KIND, "provenance": asdict(self.provenance)}
+        with TraceStore.create(path, model_name=self.provenance.model_name, metadata=metadata) as store:
+            store.append(self.traces, extra={"log_weight": self.log_weight})
+
+    @classmethod
+    def open(cls, path: str | Path) -> Posterior:
+        """Reads what `save` wrote.
+
+        Raises:
+            StoreError: There is no posterior at `path`, or it is damaged.
+        """
+        from ppx_server.store import TraceStore
+
+        store = TraceStore.open(path)
+        log_weight = store.read_extra().get("log_weight")
+        if store.metadata.get("kind") != _KIND or log_weight is None:
+            raise StoreError(
+                f"{path} holds traces but no posterior; read it with ppx_server.store.TraceStore.open"
+            )
+        return cls(store.read(), log_weight, Provenance.from_json(store.metadata["provenance"]))
+
+    @cached_property
+    def _chains(self) -> tuple[int, int]:
+        num_chains = self.provenance.num_chains
+        return (num_chains, len(self) // num_chains) if num_chains else (0, 0)
+
+    @cached_property
+    def _chain_columns(self) -> dict[str, Floats]:
+        """The quantities that decide whether chains have mixed, each `(C, T)`, by name."""
+        traces, columns = self.traces, {"log likelihood": self.traces.log_likelihood}
+        first = traces.controlled & (traces.instance == 0)
+        ids, visits = np.unique(traces.address_id[first], return_counts=True)
+        scalar = [
+            int(i)
+            for i, n in zip(ids, visits, strict=True)
+            if n == len(self) and not traces.addresses[i].shape
+        ]
+        columns |= {traces.addresses[i].address: traces.value[traces.rows([i])] for i in scalar}
+        return {name: column.reshape(self._chains) for name, column in columns.items()}
+
+    @cached_property
+    def _chain_ess(self) -> dict[str, float]:
+        each = {name: diagnostics.bulk_ess(column) for name, column in self._chain_columns.items()}
+        return {name: ess for name, ess in each.items() if math.isfinite(ess)}
+
+    @cached_property
+    def _chain_r_hat(self) -> dict[str, float]:
+        each = {name: diagnostics.r_hat(column) for name, column in self._chain_columns.items()}
+        return {name: r_hat for name, r_hat in each.items() if math.isfinite(r_hat)}
+
+    def _marginal(self, quantity: quantities.Quantity) -> Marginal:
+        max_ess = self.ess if "ess" in self.provenance.inherited else math.inf
+        return Marginal.of(quantity, self.weights, self._chains, max_ess)
+
+    def __repr__(self) -> str:
+        p = self.provenance
+        parts = [f"{p.engine} of {p.model_name or 'a simulator'}: {len(self)} traces", f"ess {self.ess:.0f}"]
+        if p.inherited:
+            parts.append("resampled")
+        elif p.num_chains:
+            parts += [
+                f"{p.num_chains} chains",
+                f"r_hat {self.r_hat:.3f}",
+                f"accepted {p.acceptance_rate:.0%}",
+            ]
+        else:
+            parts += [f"k-hat {self.pareto_k:.2f}", f"log evidence {self.log_evidence:.3f}"]
+        return f"<Posterior by {', '.join(parts)}>" + "".join(f"\n  doubt: {d}" for d in self.doubts)
+
+
+_KIND = "ppx posterior"
+
+
+def _row(marginal: Marginal) -> SummaryRow:
+    q05, q50, q95 = np.asarray(marginal.quantile(_QUANTILES)).tolist()
+    mean, std = float(marginal.mean()), float(marginal.std())
+    return SummaryRow(marginal.name, mean, std, q05, q50, q95, marginal.present, marginal.ess, marginal.r_hat)

@@ -1,0 +1,92 @@
+"""An in-process simulator for tests of engines: the controller's own script player, without process and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from ppx_server.address import AddressTable
+from ppx_server.errors import ObservationError
+from ppx_server.executor import Observations, canonical_observations
+from ppx_server.player import Player, Session
+from ppx_server.protocol import Observe, RunResult, Sample, Tag, WireDistribution
+from ppx_server.recording import Recording, assemble
+from ppx_server.script import Ask, Guide, ScriptBatch
+from ppx_server.trace import TraceBatch
+
+
+class Ppx:
+    """What a model calls: `sample`, `observe`, `tag` and `scope`, answered by a player of the real controller."""
+
+    def __init__(self, player: Player, guide: Guide | None) -> None:
+        self._player, self._guide = player, guide
+        self._scopes: list[str] = []
+
+    def sample(self, family, *params, name, control=True):
+        event = Sample(self._address(name), name, WireDistribution(family, params), control)
+        reply = self._player.react(event)
+        while isinstance(reply, Ask):
+            normals = np.array([self._player.guide_normals()])
+            (choice,) = self._guide.choose([reply], normals)
+            reply = self._player.answer(choice)
+        return reply.result
+
+    def observe(self, family, *params, name, value=None):
+        distribution = WireDistribution(family, params)
+        return self._player.react(Observe(self._address(name), name, distribution, value)).value
+
+    def tag(self, value, name):
+        self._player.react(Tag(self._address(name), name, value))
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        self._scopes.append(name)
+        yield
+        self._scopes.pop()
+
+    def _address(self, name: str) -> str:
+        return "/".join([*self._scopes, name])
+
+
+class InProcess:
+    """Executes scripts by calling a Python function, one trace after the other."""
+
+    def __init__(self, model: Callable[[Ppx], object]) -> None:
+        self._model = model
+        self._asked: set[tuple[str, int]] = set()
+        self.addresses = AddressTable()
+        self.model_name = model.__name__
+        self.num_executed = 0
+
+    def execute(
+        self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
+    ) -> TraceBatch:
+        session = Session(scripts, canonical_observations(observations), self.addresses)
+        if guide is not None:
+            guide.begin(len(scripts), self.addresses)
+        recordings = [self._run(session, slot, guide) for slot in range(len(scripts))]
+        self._asked |= session.asked
+        if set(session.observations or ()) - self._asked:
+            raise ObservationError("never asked for")
+        return assemble(
+            recordings,
+            addresses=self.addresses,
+            params=session.params,
+            seed=scripts.seed,
+            index=scripts.index,
+        )
+
+    def _run(self, session: Session, slot: int, guide: Guide | None) -> Recording:
+        player = Player(session, slot, send_observed=True)
+        result = self._model(Ppx(player, guide))
+        player.finish(RunResult(None if result is None else np.asarray(result, np.float64)))
+        self.num_executed += 1
+        return player.recording
+
+
+@pytest.fixture(scope="session")
+def in_process() -> type[InProcess]:
+    return InProcess

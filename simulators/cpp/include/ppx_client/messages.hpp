@@ -18,9 +18,8 @@
 #include "ppx_client/tensor.hpp"
 #include "ppx_generated.h"
 
-static_assert(
-    static_cast<int>(ppx::Distribution_MAX) == static_cast<int>(ppx_client::Family::TruncatedNormal),
-    "ppx_generated.h is of another version of the schema than ppx_client.hpp; generate it again with flatc");
+static_assert(static_cast<int>(ppx::Distribution_MAX) == static_cast<int>(ppx_client::Family::TruncatedNormal),
+              "ppx_generated.h is of another version of the schema than ppx_client.hpp; generate it again with flatc");
 
 namespace ppx_client::detail {
 
@@ -131,8 +130,7 @@ class Encoder {
         for (std::size_t k = 0; k < prior.num_params; ++k) params[k] = tensor(prior.params[k]);
         const auto table = builder_.StartTable();
         for (std::size_t k = 0; k < prior.num_params; ++k)
-            builder_.AddOffset(flatbuffers::FieldIndexToOffset(static_cast<flatbuffers::voffset_t>(k)),
-                               params[k]);
+            builder_.AddOffset(flatbuffers::FieldIndexToOffset(static_cast<flatbuffers::voffset_t>(k)), params[k]);
         return flatbuffers::Offset<void>(builder_.EndTable(table));
     }
 
@@ -159,8 +157,7 @@ class Decoder {
 
     /// What kind of message it is; MessageBody_NONE if it is none.
     ppx::MessageBody type() const {
-        return message_ == nullptr || message_->body() == nullptr ? ppx::MessageBody_NONE
-                                                                  : message_->body_type();
+        return message_ == nullptr || message_->body() == nullptr ? ppx::MessageBody_NONE : message_->body_type();
     }
 
     const ppx::Message& message() const { return *message_; }
@@ -176,9 +173,14 @@ class Decoder {
     const ppx::Message* message_ = nullptr;
 };
 
+/// An empty tensor as an observed value means that there is none.
+inline bool is_empty(const ppx::Tensor* tensor) {
+    return tensor == nullptr || tensor->data() == nullptr || tensor->data()->size() == 0;
+}
+
 /// Reads a tensor of `size` numbers; says what is wrong with it, or nothing.
 inline std::string read_tensor(const ppx::Tensor* tensor, std::size_t size, double* result) {
-    const std::size_t found = tensor == nullptr || tensor->data() == nullptr ? 0 : tensor->data()->size();
+    const std::size_t found = is_empty(tensor) ? 0 : tensor->data()->size();
     if (found != size)
         return "holds " + std::to_string(found) + " numbers where " + std::to_string(size) + " are wanted";
     std::memcpy(result, tensor->data()->Data(), size * sizeof(double));

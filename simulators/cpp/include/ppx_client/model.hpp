@@ -37,9 +37,8 @@ auto to_model(T value, std::string_view address) {
     if constexpr (!D::is_array && info(D::family).discrete) {
         // Beyond 2^53 doubles are no longer all whole numbers.
         if (!(std::abs(value) <= 0x1p53) || value != std::floor(value))
-            throw std::out_of_range(std::string("draw '").append(address) + "': " + info(D::family).name +
-                                    ": " + number_text(value) +
-                                    " is no whole number up to 2^53; check who chose it");
+            throw std::out_of_range(std::string("draw '").append(address) + "': " + info(D::family).name + ": " +
+                                    number_text(value) + " is no whole number up to 2^53; check who chose it");
         return static_cast<std::int64_t>(value);
     } else {
         return value;
@@ -56,8 +55,7 @@ auto observe(const D& distribution, const View* value, std::string_view name, co
         if (value->size != prior.size)
             refuse_prior(prior, address,
                          "the observed value has shape " + to_text(value->shape, value->rank) +
-                             ", but the distribution has " + to_text(prior.shape, prior.rank) +
-                             "; make both agree");
+                             ", but the distribution has " + to_text(prior.shape, prior.rank) + "; make both agree");
     }
     auto result = make_value<D>(prior);
     double* const out = elements(result);
@@ -116,8 +114,7 @@ auto observe(const D& distribution, std::string_view name = {}, CallSite site = 
 /// @param value A number, a std::vector<double> or a Tensor, with as many elements as the distribution.
 /// @return The observed value: the controller's if it tells one, else `value`.
 template <class D, class V, std::enable_if_t<detail::is_value<V>, int> = 0>
-auto observe(const D& distribution, const V& value, std::string_view name = {},
-             CallSite site = CallSite::current()) {
+auto observe(const D& distribution, const V& value, std::string_view name = {}, CallSite site = CallSite::current()) {
     const auto given = detail::convert<detail::Common<V>>(value);
     const detail::View view = detail::view(given);
     return detail::observe(distribution, &view, name, site);

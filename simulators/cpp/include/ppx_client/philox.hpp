@@ -7,8 +7,7 @@
 
 namespace ppx_client::detail {
 
-inline std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> c, std::uint32_t k0,
-                                               std::uint32_t k1) {
+inline std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> c, std::uint32_t k0, std::uint32_t k1) {
     // Multipliers and Weyl constants of Philox4x32 (table 2 of the paper; Random123 philox.h).
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t p0 = std::uint64_t{0xD2511F53} * c[0], p1 = std::uint64_t{0xCD9E8D57} * c[2];

@@ -66,9 +66,8 @@ inline bool contains(Domain domain, double x) {
 }
 
 inline const char* describe(Domain domain) {
-    constexpr std::array<const char*, 6> texts{"finite",         "a number or an infinity",
-                                               "finite and > 0", "finite and >= 0",
-                                               "in [0, 1]",      "a whole number >= 0"};
+    constexpr std::array<const char*, 6> texts{
+        "finite", "a number or an infinity", "finite and > 0", "finite and >= 0", "in [0, 1]", "a whole number >= 0"};
     return texts[static_cast<std::size_t>(domain)];
 }
 
@@ -101,8 +100,7 @@ inline std::string number_text(double x) {
 }
 
 [[noreturn]] inline void refuse_prior(const Prior& prior, std::string_view address, const std::string& what) {
-    throw std::invalid_argument(std::string("draw '").append(address) + "': " + info(prior.family).name +
-                                ": " + what);
+    throw std::invalid_argument(std::string("draw '").append(address) + "': " + info(prior.family).name + ": " + what);
 }
 
 /// Sets the shape of the value: that of the parameters, of which single numbers fit any.
@@ -110,8 +108,7 @@ inline void broadcast(Prior& prior, std::string_view address) {
     const FamilyInfo& family = info(prior.family);
     for (std::size_t k = 0; k < prior.num_params; ++k) {
         const View& param = prior.params[k];
-        check_shape(param, std::string("draw '").append(address) + "': " + family.name + ": " +
-                               family.param_names[k]);
+        check_shape(param, std::string("draw '").append(address) + "': " + family.name + ": " + family.param_names[k]);
         if (param.rank == 0) continue;
         if (prior.family == Family::Categorical) {
             prior.shape = param.shape;
@@ -121,12 +118,10 @@ inline void broadcast(Prior& prior, std::string_view address) {
             prior.shape = param.shape;
             prior.rank = param.rank;
             prior.size = param.size;
-        } else if (!std::equal(param.shape, param.shape + param.rank, prior.shape,
-                               prior.shape + prior.rank)) {
+        } else if (!std::equal(param.shape, param.shape + param.rank, prior.shape, prior.shape + prior.rank)) {
             refuse_prior(prior, address,
-                         std::string(family.param_names[k]) + " has shape " +
-                             to_text(param.shape, param.rank) + " beside " +
-                             to_text(prior.shape, prior.rank) + "; give numbers or equal shapes");
+                         std::string(family.param_names[k]) + " has shape " + to_text(param.shape, param.rank) +
+                             " beside " + to_text(prior.shape, prior.rank) + "; give numbers or equal shapes");
         }
     }
     if (prior.family == Family::Categorical && prior.params[0].rank == 0)
@@ -137,8 +132,7 @@ inline void check_bounds(const Prior& prior, std::string_view address, const Vie
     for (std::size_t i = 0; i < prior.size; ++i) {
         const double a = low.data[low.size == 1 ? 0 : i], b = high.data[high.size == 1 ? 0 : i];
         if (!(a < b))
-            refuse_prior(prior, address,
-                         "low = " + number_text(a) + " is not below high = " + number_text(b));
+            refuse_prior(prior, address, "low = " + number_text(a) + " is not below high = " + number_text(b));
     }
 }
 
@@ -160,15 +154,13 @@ inline void check_domains(const Prior& prior, std::string_view address) {
         for (std::size_t i = 0; i < param.size; ++i) {
             if (contains(family.domains[k], param.data[i])) continue;
             refuse_prior(prior, address,
-                         std::string(family.param_names[k]) +
-                             (param.rank ? "[" + std::to_string(i) + "]" : "") + " = " +
-                             number_text(param.data[i]) + ", but it must be " + describe(family.domains[k]) +
+                         std::string(family.param_names[k]) + (param.rank ? "[" + std::to_string(i) + "]" : "") +
+                             " = " + number_text(param.data[i]) + ", but it must be " + describe(family.domains[k]) +
                              "; correct it in the model");
         }
     }
     if (prior.family == Family::Uniform) check_bounds(prior, address, prior.params[0], prior.params[1]);
-    if (prior.family == Family::TruncatedNormal)
-        check_bounds(prior, address, prior.params[2], prior.params[3]);
+    if (prior.family == Family::TruncatedNormal) check_bounds(prior, address, prior.params[2], prior.params[3]);
     if (prior.family == Family::Categorical) check_probs(prior, address);
 }
 

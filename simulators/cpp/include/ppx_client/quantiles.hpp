@@ -64,8 +64,8 @@ double truncated_quantile(double a, double b, double u) {
     if (a > 30.0) {
         // sf(b)/sf(a), with b so far above a that the ratio of Mills' ratios matters little only when it is
         // tiny.
-        const double log_ratio = std::isinf(b) ? -std::numeric_limits<double>::infinity()
-                                               : 0.5 * (a - b) * (a + b) + std::log(a / b);
+        const double log_ratio =
+            std::isinf(b) ? -std::numeric_limits<double>::infinity() : 0.5 * (a - b) * (a + b) + std::log(a / b);
         const double v = 1.0 + u * std::expm1(log_ratio);
         return std::min(b, far_tail_quantile(a, std::log(v)));
     }

@@ -48,8 +48,8 @@ class Server final : public Controller {
   public:
     Server(Model model, std::string name, const std::string& address)
         : model_(std::move(model)), name_(std::move(name)), socket_(context_, zmq::socket_type::router) {
-        socket_.set(zmq::sockopt::linger, 100);    // ms; the last answer leaves
-        socket_.set(zmq::sockopt::rcvtimeo, 200);  // ms; a signal just before waiting is seen then
+        socket_.set(zmq::sockopt::linger, 100);                        // ms; the last answer leaves
+        socket_.set(zmq::sockopt::rcvtimeo, 200);                      // ms; a signal just before waiting is seen then
         socket_.set(zmq::sockopt::maxmsgsize, std::int64_t{1} << 30);  // bytes
         socket_.bind(address);
     }
@@ -84,7 +84,7 @@ class Server final : public Controller {
         encoder_.observe(request, prior, value);
         exchange(ppx::MessageBody_ObserveResult);
         const auto* const answer = received_.message().body_as_ObserveResult();
-        if (answer->value() != nullptr) {
+        if (!is_empty(answer->value())) {
             check_answer(read_tensor(answer->value(), prior.size, result), request, "ObserveResult");
         } else if (value != nullptr) {
             std::copy(value->data, value->data + value->size, result);
@@ -175,8 +175,8 @@ class Server final : public Controller {
                 continue;
             }
             if (received_.type() == expected) return;
-            fail(std::string("expected ") + ppx::EnumNameMessageBody(expected) +
-                 " in a running trace and got " + received_.name() + "; the trace is abandoned");
+            fail(std::string("expected ") + ppx::EnumNameMessageBody(expected) + " in a running trace and got " +
+                 received_.name() + "; the trace is abandoned");
             abandon();
         }
     }
@@ -188,17 +188,15 @@ class Server final : public Controller {
 
     void check_answer(const std::string& defect, const Request& request, const char* type) {
         if (defect.empty()) return;
-        fail(std::string(type) + " for '" + std::string(request.address) + "' " + defect +
-             "; the trace is abandoned");
+        fail(std::string(type) + " for '" + std::string(request.address) + "' " + defect + "; the trace is abandoned");
         abandon();
     }
 
     void check_supported(const Request& request, const Prior& prior) const {
         if (prior.family == Family::TruncatedNormal && !capabilities_.truncated_normal)
-            throw std::invalid_argument(
-                "draw '" + std::string(request.address) +
-                "': TruncatedNormal is not part of PPX 1.0, which is all that this controller "
-                "speaks; draw from a Uniform and transform it, or use a newer controller");
+            throw std::invalid_argument("draw '" + std::string(request.address) +
+                                        "': TruncatedNormal is not part of PPX 1.0, which is all that this controller "
+                                        "speaks; draw from a Uniform and transform it, or use a newer controller");
     }
 
     /// Answers the last message by Error, or Reset where Error is not understood.
@@ -237,16 +235,20 @@ class Server final : public Controller {
 
     /// Sends what is encoded to the sender of the last message.
     void send() {
+        send_frame(zmq::const_buffer(sender_.data(), sender_.size()), zmq::send_flags::sndmore);
+        send_frame(zmq::const_buffer(), zmq::send_flags::sndmore);
+        send_frame(zmq::const_buffer(encoder_.data(), encoder_.size()), zmq::send_flags::none);
+    }
+
+    void send_frame(zmq::const_buffer bytes, zmq::send_flags flags) {
         for (;;) {
             try {
-                socket_.send(zmq::const_buffer(sender_.data(), sender_.size()), zmq::send_flags::sndmore);
-                break;
+                socket_.send(bytes, flags);
+                return;
             } catch (const zmq::error_t& error) {
                 if (error.num() != EINTR) throw;
             }
         }
-        socket_.send(zmq::const_buffer(), zmq::send_flags::sndmore);
-        socket_.send(zmq::const_buffer(encoder_.data(), encoder_.size()));
     }
 
     Model model_;
@@ -299,8 +301,8 @@ int serve(F&& forward, const std::string& name, const std::string& address = det
         server.run();
         return 0;
     } catch (const zmq::error_t& error) {
-        std::fprintf(stderr, "%s: cannot serve PPX at %s: %s; choose another address in PPX_BIND\n",
-                     name.c_str(), address.c_str(), error.what());
+        std::fprintf(stderr, "%s: cannot serve PPX at %s: %s; choose another address in PPX_BIND\n", name.c_str(),
+                     address.c_str(), error.what());
         return 1;
     }
 }

@@ -58,8 +58,8 @@ inline void check_shape(const View& tensor, const std::string& what) {
     }
     if (size != tensor.size || size == 0)
         throw std::invalid_argument(what + " holds " + std::to_string(tensor.size) +
-                                    " numbers, which do not fill its shape " +
-                                    to_text(tensor.shape, tensor.rank) + "; make both agree (and not empty)");
+                                    " numbers, which do not fill its shape " + to_text(tensor.shape, tensor.rank) +
+                                    "; make both agree (and not empty)");
 }
 
 template <class A>

@@ -69,4 +69,6 @@ class AddressTable:
     @classmethod
     def from_json(cls, entries: list[list[Any]]) -> AddressTable:
         """The inverse of `to_json`."""
-        return cls([Address(str(a), str(n), str(f), tuple(int(s) for s in shape)) for a, n, f, shape in entries])
+        return cls(
+            [Address(str(a), str(n), str(f), tuple(int(s) for s in shape)) for a, n, f, shape in entries]
+        )

@@ -21,9 +21,12 @@ from ppx_server.player import ObservationKey, Session, Tensor
 from ppx_server.recording import Recording, assemble
 from ppx_server.script import Guide, ScriptBatch
 from ppx_server.trace import TraceBatch
-from ppx_server.worker import Worker, WorkerConfig
+from ppx_server.worker import Progress, Worker, WorkerConfig
 
-Observations = Mapping[str | tuple[str, int], ArrayLike]
+Observations = (
+    Mapping[str, ArrayLike] | Mapping[ObservationKey, ArrayLike] | Mapping[str | ObservationKey, ArrayLike]
+)
+"""Observed values by name, or by (name, visit) for repeated visits."""
 
 _WATCH_SECONDS = 0.1  # how often processes and deadlines are looked at
 _GATHER_MILLISECONDS = 1  # how long asks wait for others to be answered in the same pass
@@ -233,7 +236,7 @@ class _Run:
         except PPXError as error:
             self._fail(worker, error)
             return
-        if outcome is Worker.ASKS:
+        if outcome is Progress.ASKS:
             self._asking.append(worker)
         elif isinstance(outcome, Recording):
             self.finished[worker.slot] = outcome
@@ -247,7 +250,7 @@ class _Run:
         normals = np.array([w.player.guide_normals() for w in workers])
         choices = self._guide.choose([w.ask for w in workers], normals)
         for worker, choice in zip(workers, choices, strict=True):
-            if worker.answer(choice) is Worker.ASKS:
+            if worker.answer(choice) is Progress.ASKS:
                 self._asking.append(worker)
 
     def _watch(self) -> None:

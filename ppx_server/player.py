@@ -121,8 +121,8 @@ class Session:
         }
         self._address_ids = scripts.address_id.tolist()
         self._instances = scripts.instance.tolist()
-        self.values = scripts.value.tolist()
-        self.coordinates = scripts.z.tolist()
+        self.values: list[float] = scripts.value.tolist()
+        self.coordinates: list[float] = scripts.z.tolist()
         self._offsets = scripts.offsets.tolist()
 
     def normals(self, slot: int, stream: Stream) -> Normals:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Final
 
 import zmq
 
@@ -61,7 +60,9 @@ class WorkerConfig:
             raise ValueError("give either a command to start the simulator, or the address of a running one")
 
 
-class _Pending(Enum):
+class Progress(Enum):
+    """Where an unfinished trace stands."""
+
     WAITING = "waiting for the simulator"
     ASKS = "waiting for a choice"
 
@@ -73,9 +74,6 @@ class Worker:
         config: How to reach the simulator.
         context: ZeroMQ context.
     """
-
-    WAITING: ClassVar[Final] = _Pending.WAITING
-    ASKS: ClassVar[Final] = _Pending.ASKS
 
     def __init__(self, config: WorkerConfig, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.model_name = ""
@@ -185,7 +183,7 @@ class Worker:
         )
         self._send(Run())
 
-    def receive(self) -> Recording | _Pending:
+    def receive(self) -> Recording | Progress:
         """Handles the message that has arrived.
 
         Returns:
@@ -197,7 +195,7 @@ class Worker:
         """
         data = self._open_channel.receive()
         if data is None:
-            return _Pending.WAITING
+            return Progress.WAITING
         player = self.player
         try:
             event = self._connection.receive(data)
@@ -211,7 +209,7 @@ class Worker:
                 SimulatorFailedError, f"the simulator {self._command} broke off: {error}"
             ) from error
 
-    def answer(self, choice: Choice) -> _Pending:
+    def answer(self, choice: Choice) -> Progress:
         """Answers the pending ask; returns as `receive` does."""
         return self._dispatch(self.player.answer(choice))
 
@@ -242,12 +240,12 @@ class Worker:
         self._player = None
         return player.recording
 
-    def _dispatch(self, reply: Event | Ask) -> _Pending:
-        if type(reply) is Ask:
+    def _dispatch(self, reply: Event | Ask) -> Progress:
+        if isinstance(reply, Ask):
             self._ask = reply
-            return _Pending.ASKS
+            return Progress.ASKS
         self._send(reply)
-        return _Pending.WAITING
+        return Progress.WAITING
 
     def _send(self, event: Event) -> None:
         self._open_channel.send(self._connection.send(event))

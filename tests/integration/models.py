@@ -1,0 +1,110 @@
+"""Simulators that behave and misbehave in one way each: `python models.py NAME` serves one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import ppx_client as ppx
+import zmq
+
+
+def gaussian() -> float:
+    mu = ppx.sample(ppx.Normal(0.0, 1.0), name="mu")
+    ppx.observe(ppx.Normal(mu, 0.5), name="y")
+    ppx.tag(2.0 * mu, name="twice")
+    return mu
+
+
+def mixed() -> np.ndarray:
+    """Array draws, uncontrolled draws, repeated visits, an array observation, a result of its own shape."""
+    means = ppx.sample(ppx.Normal(np.array([[0.0, 10.0, 20.0]]), 1.0), name="means")
+    noise = ppx.sample(ppx.Exponential(2.0), name="noise", control=False)
+    for _ in range(3):
+        k = ppx.sample(ppx.Categorical([0.2, 0.3, 0.5]), name="k")
+    image = ppx.observe(ppx.Normal(means, 1.0 + noise), name="image")
+    ppx.tag(image, name="seen")
+    ppx.observe(ppx.Poisson(4.0), value=3, name="count")
+    return np.array([k, noise])
+
+
+def repeated_observe() -> None:
+    x = ppx.sample(ppx.Uniform(0.0, 1.0), name="x")
+    for _ in range(2):
+        ppx.observe(ppx.Normal(x, 1.0), name="y")
+
+
+_runs = 0
+
+
+def _nth(n: int) -> bool:
+    global _runs
+    _runs += 1
+    return _runs == n
+
+
+def crash() -> None:
+    x = ppx.sample(ppx.Normal(0.0, 1.0), name="x")
+    if _nth(5):
+        print("about to crash", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    ppx.observe(ppx.Normal(x, 1.0), name="y")
+
+
+def leave() -> None:
+    ppx.sample(ppx.Normal(0.0, 1.0), name="x")
+    if _nth(5):
+        os._exit(3)
+    ppx.observe(ppx.Normal(0.0, 1.0), name="y")
+
+
+def hang() -> None:
+    ppx.sample(ppx.Normal(0.0, 1.0), name="x")
+    if _nth(5):
+        time.sleep(1000)
+    ppx.observe(ppx.Normal(0.0, 1.0), name="y")
+
+
+def raises() -> None:
+    x = ppx.sample(ppx.Normal(0.0, 1.0), name="x")
+    if _nth(5):
+        raise ArithmeticError("the table of cross sections is negative")
+    ppx.observe(ppx.Normal(x, 1.0), name="y")
+
+
+def _answer_raw(reply: bytes) -> None:
+    """Speaks PPX up to the first Run, then sends `reply`."""
+    from ppx_server.protocol import HandshakeResult, encode
+
+    socket = zmq.Context.instance().socket(zmq.REP)
+    socket.bind(os.environ["PPX_BIND"])
+    socket.recv()
+    socket.send(encode(HandshakeResult("raw", "raw")))
+    socket.recv()
+    socket.send(reply)
+    time.sleep(1000)
+
+
+def _raw_sample(family: str, *params: object) -> None:
+    from ppx_server.protocol import Sample, WireDistribution, encode
+
+    _answer_raw(encode(Sample("here", "x", WireDistribution(family, params), True)))
+
+
+RAW = {
+    "garbage": lambda: _answer_raw(b"\x13\x37" * 40),
+    "nan": lambda: _raw_sample("Normal", float("nan"), 1.0),
+    "shapes": lambda: _raw_sample("Normal", np.zeros(3), np.ones(2)),
+    "silent": lambda: time.sleep(1000),
+    "dies": lambda: sys.exit("no data card found"),
+}
+MODELS = {model.__name__: model for model in (gaussian, mixed, repeated_observe, crash, leave, hang, raises)}
+
+if __name__ == "__main__":
+    if sys.argv[1] in RAW:
+        RAW[sys.argv[1]]()
+    else:
+        ppx.serve(MODELS[sys.argv[1]], name=sys.argv[1])

@@ -1,0 +1,304 @@
+"""The executor against real simulator processes: what comes back, and what happens when they misbehave."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ppx_inference.simulator import Simulator
+
+from ppx_server.errors import (
+    ObservationError,
+    SimulatorCrashError,
+    SimulatorError,
+    SimulatorFailedError,
+    SimulatorStartError,
+    SimulatorTimeoutError,
+)
+from ppx_server.script import Otherwise, ScriptBatch
+from ppx_server.trace import DrawFlag
+
+MODELS = Path(__file__).with_name("models.py")
+
+
+def command(name: str) -> list[str]:
+    return [sys.executable, str(MODELS), name]
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    with Simulator(command("gaussian"), num_workers=2) as sim:
+        yield sim
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    with Simulator(command("mixed"), num_workers=2) as sim:
+        yield sim
+
+
+def descendants(pid: int) -> list[int]:
+    command = ["ps", "-eo", "pid=,ppid=,comm="]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = (line.split(maxsplit=2) for line in listing.splitlines())
+    return sorted(int(child) for child, parent, name in rows if int(parent) == pid and name != "ps")
+
+
+def test_prior_traces_have_draws_observations_tags_and_results(gaussian: Simulator) -> None:
+    traces = gaussian.prior(64, seed=3)
+    (mu,) = gaussian.addresses.find("mu")
+    values = traces.value[traces.rows([mu])]
+    assert gaussian.model_name == "gaussian"
+    assert traces.index.tolist() == list(range(64))
+    assert (traces.length == 1).all()
+    np.testing.assert_allclose(traces.log_prob, -0.5 * values**2 - 0.5 * np.log(2 * np.pi))
+    np.testing.assert_array_equal(traces.value, traces.z)  # of a standard normal
+    twice = traces.tags.dense(traces.tags.rows(gaussian.addresses.find("twice")), ())
+    np.testing.assert_array_equal(twice, 2 * values)
+    np.testing.assert_array_equal(traces.results.dense(np.arange(64), ()), values)
+    drawn = traces.observations.dense(traces.observations.rows(gaussian.addresses.find("y")), ())
+    assert np.std(drawn - values) == pytest.approx(0.5, rel=0.35)
+
+
+def test_traces_do_not_depend_on_the_number_of_simulators_or_the_batch(gaussian: Simulator) -> None:
+    whole = gaussian.prior(40, seed=9)
+    part = gaussian.execute(ScriptBatch.empty(9, [31, 7]), None)
+    with Simulator(command("gaussian"), num_workers=1) as single:
+        alone = single.prior(40, seed=9)
+    np.testing.assert_array_equal(whole.value, alone.value)
+    np.testing.assert_array_equal(whole.observations.data, alone.observations.data)
+    np.testing.assert_array_equal(part.value, whole.value[[31, 7]])
+    assert not np.array_equal(whole.value, gaussian.prior(40, seed=10).value)
+
+
+def test_given_observations_are_weighed_and_not_stored(gaussian: Simulator) -> None:
+    traces = gaussian.prior(10, seed=1, observations={"y": 0.25})
+    expected = -0.5 * ((0.25 - traces.value) / 0.5) ** 2 - np.log(0.5 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(traces.log_weight, expected)
+    assert len(traces.observations.data) == 0
+
+
+def test_array_draws_uncontrolled_draws_and_repeated_visits(mixed: Simulator) -> None:
+    traces = mixed.prior(20, seed=2)
+    assert (traces.length == 3 + 1 + 3).all()
+    one = slice(*traces.offsets[4:6])
+    assert traces.instance[one].tolist() == [0, 0, 0, 0, 0, 1, 2]
+    assert mixed.addresses[traces.address_id[one][0]].shape == (1, 3)
+    assert [bool(f & DrawFlag.CONTROLLED) for f in traces.flags[one]] == [True] * 3 + [False] + [True] * 3
+    image = traces.observations.dense(traces.observations.rows(mixed.addresses.find("image")), (1, 3))
+    seen = traces.tags.dense(traces.tags.rows(mixed.addresses.find("seen")), (1, 3))
+    np.testing.assert_array_equal(image, seen)  # what observe returned is what the controller recorded
+    np.testing.assert_allclose(image.mean(axis=0)[0], [0, 10, 20], atol=2.0)
+    results = traces.results.dense(np.arange(20), (2,))
+    np.testing.assert_array_equal(results[:, 0], traces.value[traces.rows(mixed.addresses.find("k"), 2)])
+
+
+def test_replay_repeats_a_trace_by_value_and_by_coordinate(mixed: Simulator) -> None:
+    traces = mixed.prior(12, seed=5)
+    for by_z in (False, True):
+        again = mixed.execute(ScriptBatch.replay(traces, by_z=by_z), None)
+        np.testing.assert_allclose(again.value, traces.value, rtol=1e-12)
+        np.testing.assert_allclose(again.observations.data, traces.observations.data, rtol=1e-12)
+        assert (again.flags & DrawFlag.FORCED).all()
+
+
+def test_an_observation_value_in_the_code_holds_unless_overridden(mixed: Simulator) -> None:
+    image = np.array([[0.0, 10.0, 20.0]])
+    coded = mixed.prior(3, seed=1, observations={"image": image})
+    given = mixed.prior(3, seed=1, observations={"image": image, "count": 9.0})
+    rate = 4.0
+    difference = 6 * np.log(rate) - np.log(float(np.prod(np.arange(4, 10))))
+    np.testing.assert_allclose(given.log_likelihood - coded.log_likelihood, difference)
+
+
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        ({}, "observes 'y'.*not among the observations"),
+        ({"y": 1.0, "typo": 2.0}, "never observes 'typo'; it observes 'y'"),
+        ({"y": [1.0, 2.0]}, r"'y' has shape \(2,\).*shape \(\)"),
+        ({"y": float("nan")}, "'y' holds NaN"),
+        ({"y": "high"}, "'y' is not numeric"),
+    ],
+)
+def test_wrong_observations_are_errors(gaussian: Simulator, observations: dict, message: str) -> None:
+    with pytest.raises(ObservationError, match=message):
+        gaussian.prior(4, observations=observations)
+    assert len(gaussian.prior(4)) == 4
+
+
+def test_a_repeated_observe_needs_a_value_for_each_visit() -> None:
+    with Simulator(command("repeated_observe"), num_workers=1) as sim:
+        with pytest.raises(ObservationError, match=r"again \(visit 2\).*\('y', 1\)"):
+            sim.prior(2, observations={"y": 1.0})
+        traces = sim.prior(2, observations={"y": 1.0, ("y", 1): 0.0})
+        np.testing.assert_array_equal(traces.observations.instance, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("crash", SimulatorCrashError, "SIGSEGV.*about to crash"),
+        ("leave", SimulatorCrashError, "exit code 3"),
+        ("hang", SimulatorTimeoutError, "sent nothing for 1 s"),
+        ("raises", SimulatorFailedError, "the table of cross sections is negative"),
+    ],
+)
+def test_a_failing_trace_is_reported_and_finished_traces_are_kept(
+    name: str, kind: type[SimulatorError], message: str
+) -> None:
+    before = descendants(os.getpid())
+    with Simulator(command(name), num_workers=1, timeout=1.0) as sim:
+        with pytest.raises(kind) as caught:
+            sim.prior(20, seed=4)
+        error = caught.value
+        assert re.search(message, str(error), re.DOTALL)
+        assert (error.seed, error.index) == (4, 4)
+        assert error.completed is not None
+        assert error.completed.index.tolist() == [0, 1, 2, 3]
+        # The same simulator goes on, in a new process where the old one is not to be trusted.
+        assert len(sim.prior(4, seed=4)) == 4
+    assert descendants(os.getpid()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("garbage", "broke off"),
+        ("nan", "'here'.*Normal.*mean"),
+        ("shapes", r"\(3,\).*\(2,\)"),
+    ],
+)
+def test_senseless_messages_are_errors(name: str, message: str) -> None:
+    with (
+        Simulator(command(name), num_workers=1) as sim,
+        pytest.raises(SimulatorFailedError, match=re.compile(message, re.DOTALL)),
+    ):
+        sim.prior(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("silent", "did not answer"), ("dies", "exit code 1.*no data card found")]
+)
+def test_a_simulator_that_does_not_start_is_an_error(name: str, message: str) -> None:
+    before = descendants(os.getpid())
+    with pytest.raises(SimulatorStartError, match=re.compile(message, re.DOTALL)):
+        Simulator(command(name), num_workers=2, start_timeout=1.0)
+    assert descendants(os.getpid()) == before
+
+
+def test_a_missing_program_and_a_dead_address_are_errors() -> None:
+    with pytest.raises(SimulatorStartError, match="no executable file './no_such_simulator'"):
+        Simulator(["./no_such_simulator"])
+    with pytest.raises(SimulatorStartError, match="no simulator answered at tcp://127.0.0.1:9"):
+        Simulator(address="tcp://127.0.0.1:9", start_timeout=0.3)
+    with pytest.raises(SimulatorStartError, match="cannot connect to 'here'"):
+        Simulator(address="here")
+    with pytest.raises(ValueError, match="either a command"):
+        Simulator()
+
+
+def test_a_running_simulator_is_used_by_address_and_left_running(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/socket"
+    process = subprocess.Popen(
+        command("gaussian"), env={**os.environ, "PPX_BIND": address}, stderr=subprocess.PIPE
+    )
+    with process:
+        for _ in range(2):
+            with Simulator(address=address, start_timeout=10.0) as sim:
+                assert len(sim.prior(5)) == 5
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(5) == 0
+        assert process.stderr is not None
+        process.stderr.read()
+
+
+def test_interrupting_a_run_leaves_the_simulator_usable() -> None:
+    with Simulator(command("gaussian"), num_workers=2) as sim:
+        sim.prior(1)
+        previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                sim.prior(1_000_000)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        assert len(sim.prior(5)) == 5
+
+
+def test_simulators_die_with_a_killed_controller() -> None:
+    code = f"""
+import os, time
+from ppx_inference.simulator import Simulator
+sim = Simulator({command("gaussian")!r}, num_workers=2)
+print(*(w._process.pid for w in sim._executor._workers), flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as controller:
+        assert controller.stdout is not None
+        pids = [int(pid) for pid in controller.stdout.readline().split()]
+        assert len(pids) == 2
+        controller.kill()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
+        assert time.monotonic() < deadline, "orphaned simulators"
+        time.sleep(0.05)
+
+
+class FixedGuide:
+    """Chooses z = 0.5 everywhere and records what it was asked."""
+
+    def __init__(self) -> None:
+        self.asks: list = []
+
+    def begin(self, num_traces, addresses) -> None:
+        self.num_traces = num_traces
+
+    def choose(self, asks, normals):
+        from ppx_server.script import Choice
+
+        assert normals.shape == (len(asks), 2)
+        self.asks += asks
+        return [Choice(float("nan"), 0.5, 0.125)] * len(asks)
+
+
+def test_a_guide_is_asked_for_open_draws_only(mixed: Simulator) -> None:
+    guide = FixedGuide()
+    traces = mixed.execute(
+        ScriptBatch.empty(1, range(6), Otherwise.ASK), {"image": [[0.0, 10.0, 20.0]]}, guide
+    )
+    controlled = traces.controlled
+    assert guide.num_traces == 6
+    assert len(guide.asks) == controlled.sum() == 6 * 6
+    assert (traces.z[controlled] == 0.5).all()
+    np.testing.assert_allclose(traces.log_q[controlled], traces.log_prob[controlled] + 0.125)
+    assert ((traces.flags & DrawFlag.GUIDED) != 0).tolist() == controlled.tolist()
+    np.testing.assert_allclose(traces.log_weight, traces.log_likelihood - 6 * 0.125)
+
+
+def test_a_script_that_asks_holds_until_the_trace_departs_from_it(mixed: Simulator) -> None:
+    whole = mixed.prior(1, seed=8)
+    (k,) = mixed.addresses.find("k")
+    keep = [0, 1, 2, 4]  # the array draw and the first visit of k; the uncontrolled draw is not in the script
+    script = ScriptBatch(
+        seed=8,
+        index=np.array([0]),
+        offsets=np.array([0, 5]),
+        address_id=np.append(whole.address_id[keep], np.int32(k)),
+        instance=np.append(whole.instance[keep], np.int32(2)),  # not the visit that comes next
+        value=np.append(whole.value[keep], 1.0),
+        z=np.full(5, np.nan),
+        otherwise=Otherwise.ASK,
+    )
+    guide = FixedGuide()
+    traces = mixed.execute(script, {"image": [[0.0, 10.0, 20.0]]}, guide)
+    assert [ask.instance for ask in guide.asks] == [1, 2]
+    np.testing.assert_array_equal(traces.value[keep], whole.value[keep])

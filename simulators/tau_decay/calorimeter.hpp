@@ -1,8 +1,9 @@
 // A calorimeter of nz x nx x ny voxels behind the plane z = 4: what a final state deposits in it.
 //
-// Each particle that goes forward makes a shower around its straight line from the origin: a Gaussian ellipsoid, its long
-// axis along the particle, as in the fast calorimeter of the published system (Baydin et al., SC19, arXiv 1907.03382).
-// The calorimeter is calibrated: the deposits of a shower sum to its smeared energy.
+// Each particle that goes forward makes a shower around its straight line from the origin: a Gaussian
+// ellipsoid, its long axis along the particle, as in the fast calorimeter of the published system (Baydin et
+// al., SC19, arXiv 1907.03382). The calorimeter is calibrated: the deposits of a shower sum to its smeared
+// energy.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +20,9 @@ struct Grid {
     double half_width = 1.5;  // x and y run over (-half_width, half_width)
     static constexpr double z_low = 4.0, z_high = 15.0;
 
-    size_t size() const { return static_cast<size_t>(nz) * static_cast<size_t>(nx) * static_cast<size_t>(ny); }
+    size_t size() const {
+        return static_cast<size_t>(nz) * static_cast<size_t>(nx) * static_cast<size_t>(ny);
+    }
 };
 
 // How a particle type looks in the calorimeter. Lengths in units of the z axis, energies in GeV.
@@ -33,13 +36,15 @@ struct Response {
 
 constexpr Response em_response{"calorimeter/em", 0.5, 0.2, 0.10, 0.01};
 constexpr Response hadronic_response{"calorimeter/hadronic", 1.0, 0.2, 0.50, 0.05};
-constexpr double depth = 5.0;           // of the shower's centre behind the face, along the particle, in sigma_long
+constexpr double depth = 5.0;  // of the shower's centre behind the face, along the particle, in sigma_long
 constexpr double max_resolution = 0.5;  // relative
 constexpr double muon_energy = 2.0;     // deposited evenly along the track by a minimum ionising muon
 constexpr double muon_sigma_side = 0.2;
 
 // Whether the calorimeter, which is in front, sees a particle.
-inline bool sees(Kind kind, const FourVector& momentum) { return kind != Kind::invisible && momentum.z > 0.0; }
+inline bool sees(Kind kind, const FourVector& momentum) {
+    return kind != Kind::invisible && momentum.z > 0.0;
+}
 
 template <class Random>
 class Calorimeter {
@@ -130,7 +135,8 @@ class Calorimeter {
         const size_t n = out.size();
         double below = 0.0;
         for (size_t i = 0; i + 1 < n; ++i) {
-            const double edge = grid_.half_width * (2.0 * static_cast<double>(i + 1) / static_cast<double>(n) - 1.0);
+            const double edge =
+                grid_.half_width * (2.0 * static_cast<double>(i + 1) / static_cast<double>(n) - 1.0);
             const double above = cdf((edge - centre) / sigma);
             out[i] = above - below;
             below = above;

@@ -1,5 +1,5 @@
-// The decay of a tau lepton to its final state: sequential two-body decays, four-momentum conserved at every vertex.
-// Every random number comes from `random`, which may be any class with the interface of random.hpp.
+// The decay of a tau lepton to its final state: sequential two-body decays, four-momentum conserved at every
+// vertex. Every random number comes from `random`, which may be any class with the interface of random.hpp.
 #pragma once
 
 #include <cmath>
@@ -41,7 +41,8 @@ inline double breakup_momentum(double M, double m1, double m2) {
     return product > 0.0 ? std::sqrt(product) / (2.0 * M) : 0.0;
 }
 
-// What has four-momentum `p` in the rest frame of `parent` (of mass M), seen from the frame in which parent is given.
+// What has four-momentum `p` in the rest frame of `parent` (of mass M), seen from the frame in which parent
+// is given.
 inline FourVector boost(const FourVector& p, const FourVector& parent, double M) {
     const double e = (parent.e * p.e + parent.x * p.x + parent.y * p.y + parent.z * p.z) / M;
     const double k = (p.e + e) / (parent.e + M);
@@ -142,8 +143,10 @@ class TauDecay {
     }
 
     // The mass below which a fraction `quantile` of the proposal lies.
-    static double propose_mass(const Node& node, const Particle& particle, double high, bool from_tau, double quantile) {
-        if (particle.width > 0.0) {  // relativistic Breit-Wigner: s = m0^2 + m0 Gamma tan(angle), angle uniform
+    static double propose_mass(const Node& node, const Particle& particle, double high, bool from_tau,
+                               double quantile) {
+        if (particle.width >
+            0.0) {  // relativistic Breit-Wigner: s = m0^2 + m0 Gamma tan(angle), angle uniform
             const double m0 = particle.mass, scale = m0 * particle.width;
             const double a = std::atan((node.low * node.low - m0 * m0) / scale);
             const double b = std::atan((high * high - m0 * m0) / scale);
@@ -152,11 +155,13 @@ class TauDecay {
         if (from_tau) {  // uniform: the spectral weight does the rest
             return node.low + (high - node.low) * quantile;
         }
-        // n bodies near threshold have a phase space of (m - low)^((3n - 5)/2); the accept-reject adds that of the sister
+        // n bodies near threshold have a phase space of (m - low)^((3n - 5)/2); the accept-reject adds that
+        // of the sister
         return node.low + (high - node.low) * std::pow(quantile, 1.0 / (1.5 * node.leaves - 1.5));
     }
 
-    // Mass of the neutrino pair in tau -> l nu nu, from the Michel spectrum 3x^2 - 2x^3 of the lepton energy E = x E_max.
+    // Mass of the neutrino pair in tau -> l nu nu, from the Michel spectrum 3x^2 - 2x^3 of the lepton energy
+    // E = x E_max.
     double michel(double M, double m) {
         const double e_max = (M * M + m * m) / (2.0 * M);
         typename Random::Scope scope(random_, "decay/lepton");

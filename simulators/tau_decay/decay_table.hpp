@@ -21,7 +21,8 @@ struct Particle {
     Kind kind;
 };
 
-// A place in a decay tree: a particle, or what stands in brackets, with the modes by which it decays (none if stable).
+// A place in a decay tree: a particle, or what stands in brackets, with the modes by which it decays (none if
+// stable).
 struct Node {
     struct Mode {
         std::string name;
@@ -39,8 +40,9 @@ struct Node {
     bool stable() const { return modes.empty(); }
 };
 
-// Density of the mass of the hadrons in tau -> nu + hadrons apart from resonances: (1 - x)^2 (1 + 2x), x = mass^2/m_tau^2,
-// for a spin-1 current (Tsai, Phys. Rev. D 4 (1971) 2821), times the p-wave threshold (1 - low^2/mass^2)^(3/2).
+// Density of the mass of the hadrons in tau -> nu + hadrons apart from resonances: (1 - x)^2 (1 + 2x), x =
+// mass^2/m_tau^2, for a spin-1 current (Tsai, Phys. Rev. D 4 (1971) 2821), times the p-wave threshold (1 -
+// low^2/mass^2)^(3/2).
 inline double spectral_weight(double mass, double low, double m_tau) {
     const double x = mass * mass / (m_tau * m_tau);
     const double t = 1.0 - low * low / (mass * mass);
@@ -148,7 +150,8 @@ class DecayTable {
         return daughters;
     }
 
-    // Sets what follows from the modes: fractions, number of leaves, mass window, bound of the spectral weight.
+    // Sets what follows from the modes: fractions, number of leaves, mass window, bound of the spectral
+    // weight.
     void finish(Node& node) {
         const Particle& particle = particles_[static_cast<size_t>(node.particle)];
         double sum = 0.0;
@@ -186,7 +189,6 @@ class DecayTable {
         }
         node.bound *= 1.0 + 1e-4;  // the scan misses the maximum by less
     }
-
 
     std::vector<Particle> particles_;
     std::map<std::string, int> index_;

@@ -1,4 +1,5 @@
-// One event from beginning to end: the tau, its decay, the calorimeter and its noise; and what is reported of it.
+// One event from beginning to end: the tau, its decay, the calorimeter and its noise; and what is reported of
+// it.
 #pragma once
 
 #include <algorithm>
@@ -19,11 +20,13 @@ struct Options {
 
 // What a physicist asks of an event first; energies in GeV.
 struct Summary {
-    double leading_energy = 0.0, subleading_energy = 0.0;  // of particles that the calorimeter sees; 0 if there is none
-    int num_em = 0;                                        // electrons and photons
-    int num_hadronic = 0;                                  // charged hadrons and KL
-    double visible_energy = 0.0;  // what a perfect calorimeter would measure: all of these, and a muon's deposit
-    FourVector missing{};         // four-momentum of what it does not see
+    double leading_energy = 0.0,
+           subleading_energy = 0.0;  // of particles that the calorimeter sees; 0 if there is none
+    int num_em = 0;                  // electrons and photons
+    int num_hadronic = 0;            // charged hadrons and KL
+    double visible_energy =
+        0.0;               // what a perfect calorimeter would measure: all of these, and a muon's deposit
+    FourVector missing{};  // four-momentum of what it does not see
 };
 
 inline Summary summarize(const Decay& decay, const DecayTable& table) {
@@ -50,7 +53,8 @@ inline Summary summarize(const Decay& decay, const DecayTable& table) {
     return summary;
 }
 
-// Simulates events one after the other; keeps its buffers, and the last event for those who want to look at it.
+// Simulates events one after the other; keeps its buffers, and the last event for those who want to look at
+// it.
 template <class Source>
 class Simulator {
   public:
@@ -62,7 +66,8 @@ class Simulator {
         tau_decay_(decay_);
         calorimeter_(decay_, decay_table(), source_);
         const Grid& grid = options_.grid;
-        observed_ = source_.observe(calorimeter_.image(), {grid.nz, grid.nx, grid.ny}, options_.noise, "calorimeter");
+        observed_ =
+            source_.observe(calorimeter_.image(), {grid.nz, grid.nx, grid.ny}, options_.noise, "calorimeter");
         summary_ = summarize(decay_, decay_table());
         source_.tag(summary_.leading_energy, "leading_energy");
         source_.tag(summary_.subleading_energy, "subleading_energy");

@@ -201,6 +201,10 @@ class Controller:
         self._socket.send(data)
         return read(self._socket.recv())
 
+    def start(self, body: str) -> None:
+        """Sends a message, and does not wait for the answer."""
+        self._socket.send(write(body))
+
     def send(self, body: str, value: ArrayLike | None = None) -> Seen:
         """Sends a message."""
         return self.raw(write(body, value))

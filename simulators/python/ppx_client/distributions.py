@@ -37,6 +37,9 @@ NON_NEGATIVE = Domain(nextafter(0.0, -1.0), inf, "finite and >= 0")
 UNIT = Domain(nextafter(0.0, -1.0), nextafter(1.0, 2.0), "in [0, 1]")
 COUNT = Domain(nextafter(0.0, -1.0), inf, "a whole number >= 0", True)
 
+_BIG = 1 << 1023
+"""Python's integers beyond this, and below its negative, may not fit a float."""
+
 
 class Distribution:
     """A prior of a random choice; build one of the twelve families.
@@ -60,7 +63,9 @@ class Distribution:
         fields = self.__dict__
         params = tuple(fields.values())
         if int in map(type, params):
-            params = tuple([float(value) if type(value) is int else value for value in params])
+            params = tuple(
+                [float(value) if type(value) is int and -_BIG < value < _BIG else value for value in params]
+            )
             fields.update(zip(tuple(fields), params, strict=True))
         for value, domain in zip(params, self._domains, strict=True):
             if type(value) is not float or domain.whole or not domain.above < value < domain.below:
@@ -96,7 +101,7 @@ class Distribution:
     def _array(self, name: str, value: Any) -> NDArray[np.float64]:
         try:
             return np.asarray(value, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DistributionError(
                 f"{type(self).__name__}: {name} = {value!r} is no number or array of numbers"
             ) from None

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -124,6 +124,7 @@ class _Channel:
         self._socket.setsockopt(zmq.RCVTIMEO, _WAKE_MS)
         self._send = self._socket.send
         self._recv = self._socket.recv
+        self._file: tuple[str, int] | None = None
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -135,6 +136,7 @@ class _Channel:
                 "e.g. PPX_BIND=tcp://127.0.0.1:5556"
             ) from None
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._file = _socket_file(self.endpoint)
 
     def receive(self) -> bytes:
         """The next message; waits for it."""
@@ -154,9 +156,20 @@ class _Channel:
         return self.receive()
 
     def close(self) -> None:
-        """Unbinds."""
+        """Unbinds, and removes the socket's file if it is still ours: ZeroMQ leaves it behind."""
+        if self._file is not None and _socket_file(self.endpoint) == self._file:
+            with suppress(FileNotFoundError):
+                os.unlink(self._file[0])
         self._socket.close()
         self._context.term()
+
+
+def _socket_file(endpoint: str) -> tuple[str, int] | None:
+    """Path and inode of the file of an ipc endpoint, None if it has none."""
+    path = endpoint.removeprefix("ipc://")
+    if path == endpoint or path.startswith("@") or not os.path.exists(path):
+        return None
+    return path, os.stat(path).st_ino
 
 
 class _Server:

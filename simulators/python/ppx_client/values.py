@@ -47,7 +47,7 @@ def to_tensor(value: Any, what: str, remedy: str) -> Tensor:
         if given.dtype.kind not in "biuf":
             raise TypeError
         array = np.ascontiguousarray(given, np.float64).reshape(given.shape)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TensorError(
             f"{what} is a {type(value).__name__}, not a number or an array of numbers; {remedy}"
         ) from None

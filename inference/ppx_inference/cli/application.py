@@ -1,0 +1,34 @@
+"""The commands of `ppx`, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from ppx_inference.cli.check import check
+from ppx_inference.cli.cpp_flags import cpp_flags
+from ppx_inference.cli.options import COMMAND_SETTINGS
+from ppx_inference.cli.posterior import posterior
+from ppx_inference.cli.prior import prior
+
+app = typer.Typer(
+    name="ppx",
+    help="Bayesian inference over every random choice of a simulator, in its own process and language.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command(context_settings=COMMAND_SETTINGS)(check)
+app.command(context_settings=COMMAND_SETTINGS)(prior)
+app.command(context_settings=COMMAND_SETTINGS)(posterior)
+app.command("cpp-flags")(cpp_flags)
+
+
+@app.callback()
+def _ppx() -> None:
+    """Bayesian inference over every random choice of a simulator, in its own process and language."""
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="ppx")

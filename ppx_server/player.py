@@ -87,9 +87,17 @@ class Normals:
     def __getitem__(self, ordinal: int) -> float:
         known = self._known
         while ordinal >= len(known):
-            count = len(known)
-            known += normals(self._seed, self._index, count, start=count, stream=self._stream)[0].tolist()
+            count = max(len(known), 1)
+            known += self.array(len(known), count).tolist()
         return known[ordinal]
+
+    def array(self, start: int, count: int) -> NDArray[np.float64]:
+        """Numbers `start` to `start + count - 1`."""
+        row: NDArray[np.float64] = normals(self._seed, self._index, count, start=start, stream=self._stream)[0]
+        return row
+
+
+_NO_NORMALS = Normals(0, 0, Stream.OBSERVATIONS, [])
 
 
 class Session:
@@ -113,12 +121,7 @@ class Session:
         self.params = ParamsInterner()
         self.asked: set[ObservationKey] = set()
         self._sites: dict[int, Site] = {}
-        self._normals = {
-            stream: normals(scripts.seed, scripts.index, _FIRST_NORMALS, stream=stream)
-            for stream in (
-                (Stream.DRAWS, Stream.PROPOSALS) if scripts.otherwise is Otherwise.ASK else (Stream.DRAWS,)
-            )
-        }
+        self._normals: dict[Stream, NDArray[np.float64]] = {}
         self._address_ids = scripts.address_id.tolist()
         self._instances = scripts.instance.tolist()
         self.values: list[float] = scripts.value.tolist()
@@ -127,6 +130,9 @@ class Session:
 
     def normals(self, slot: int, stream: Stream) -> Normals:
         """The standard normal numbers of the trace in `slot`, for one purpose."""
+        if stream not in self._normals:
+            scripts = self.scripts
+            self._normals[stream] = normals(scripts.seed, scripts.index, _FIRST_NORMALS, stream=stream)
         first: list[float] = self._normals[stream][slot].tolist()
         return Normals(self.scripts.seed, int(self.scripts.index[slot]), stream, first)
 
@@ -182,6 +188,9 @@ class Player:
         self.recording = Recording()
         self._send_observed = send_observed
         self._normals = session.normals(slot, Stream.DRAWS)
+        self._observed_normals = (
+            session.normals(slot, Stream.OBSERVATIONS) if session.observations is None else _NO_NORMALS
+        )
         self._num_observed = 0
         self._counts: dict[int, int] = {}
         self._follows = session.scripts.otherwise is Otherwise.ASK
@@ -308,20 +317,41 @@ class Player:
         kind = family(event.distribution.family)
         name = event.name or event.address
         shape, params = observed_shape(event)
-        try:
-            kind.validate(params)
-        except DistributionError as error:
-            raise RemoteProtocolError(f"observe {name!r} at address {event.address!r}: {error}") from error
         address_id = self.session.addresses.intern(Address(event.address, name, kind.name, shape))
         key = (name, self._visit(address_id))
         self.session.asked.add(key)
         given = self._given(key, event.value, shape)
-        value = self._draw_observed(kind, params, shape) if given is None else given
-        log_prob = float(np.sum(kind.log_prob(np.asarray(value), params)))
-        if log_prob != log_prob:
-            raise RemoteProtocolError(f"observe {name!r} at address {event.address!r}: log_prob is NaN")
-        self.recording.observations.add(address_id, key[1], value if given is None else None, log_prob)
+        try:
+            value = self._weigh(address_id, key[1], kind, params, given, shape)
+        except DistributionError as error:
+            raise RemoteProtocolError(f"observe {name!r} at address {event.address!r}: {error}") from error
         return ObserveResult(value if self._send_observed else None)
+
+    def _weigh(
+        self,
+        address_id: int,
+        instance: int,
+        kind: Family,
+        params: tuple[Tensor, ...],
+        given: Tensor | None,
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        """Records an observation and its density; draws the value first if none is given."""
+        rows = self.recording.observations
+        if shape == () and all(type(p) is float for p in params):
+            params_id = self.session.params.intern(kind, params)  # type: ignore[arg-type]
+            if given is None:
+                value = kind.from_z_scalar(self._observed_normals[self._num_observed], params)  # type: ignore[arg-type]
+                self._num_observed += 1
+            else:
+                value = float(given)
+            rows.add_scalar(address_id, instance, value, params_id, drawn=given is None)
+            return value
+        kind.validate(params)
+        drawn = self._draw_observed(kind, params, shape) if given is None else given
+        log_prob = float(np.sum(kind.log_prob(drawn, params)))
+        rows.add(address_id, instance, drawn if given is None else None, log_prob)
+        return drawn
 
     def _given(self, key: ObservationKey, coded: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
         """The value of an observe, or None if it is to be drawn."""
@@ -346,18 +376,9 @@ class Player:
             )
         return value
 
-    def _draw_observed(
-        self, kind: Family, params: tuple[NDArray[np.float64], ...], shape: tuple[int, ...]
-    ) -> Tensor:
-        scripts = self.session.scripts
+    def _draw_observed(self, kind: Family, params: tuple[Tensor, ...], shape: tuple[int, ...]) -> Tensor:
         count = int(np.prod(shape, dtype=np.int64))
-        z = normals(
-            scripts.seed,
-            scripts.index[self.slot : self.slot + 1],
-            count,
-            start=self._num_observed,
-            stream=Stream.OBSERVATIONS,
-        )
+        z = self._observed_normals.array(self._num_observed, count)
         self._num_observed += count
         drawn = np.asarray(kind.from_z(z.reshape(shape), params), np.float64)
         return drawn if shape else float(drawn)
@@ -378,20 +399,23 @@ def _first_rows(choices: list[tuple[tuple[int, int], int]]) -> dict[tuple[int, i
     return first
 
 
-def observed_shape(event: Observe) -> tuple[tuple[int, ...], tuple[NDArray[np.float64], ...]]:
-    """The shape of an observed value, and the distribution's parameters as arrays.
+def observed_shape(event: Observe) -> tuple[tuple[int, ...], tuple[Tensor, ...]]:
+    """The shape of an observed value, and the distribution's parameters.
 
     Raises:
         RemoteProtocolError: Parameters and value do not fit together.
     """
-    params = tuple(np.asarray(p, np.float64) for p in event.distribution.params)
-    own = [p.shape for p in params]
+    params, value = event.distribution.params, event.value
     if event.distribution.family == "Categorical":
-        if params[0].ndim == 0:
+        if np.ndim(params[0]) == 0:
             raise RemoteProtocolError(f"observe {event.name!r}: Categorical probs need an axis of categories")
-        own = [params[0].shape[:-1]]
-    if event.value is not None and np.size(event.value):
-        own.append(np.shape(event.value))
+        own = [np.shape(params[0])[:-1]]
+    elif type(value) in (float, type(None)) and all(type(p) is float for p in params):
+        return (), params
+    else:
+        own = [np.shape(p) for p in params]
+    if value is not None and np.size(value):
+        own.append(np.shape(value))
     try:
         return np.broadcast_shapes(*own), params
     except ValueError:

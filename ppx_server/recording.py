@@ -12,6 +12,9 @@ from ppx_server.address import AddressTable
 from ppx_server.distributions import FAMILIES, Family, log_prob_columns, to_z_columns
 from ppx_server.trace import DrawFlag, Params, Status, TensorTable, TraceBatch
 
+Floats = NDArray[np.float64]
+
+_NAN = float("nan")
 _NO_VALUE: tuple[float, ...] = ()
 _DRAW_WIDTH = 7  # address_id, instance, params_id, value, z, log_ratio, flags
 
@@ -77,17 +80,19 @@ class Recording:
 class _TensorRows:
     """Rows of a `TensorTable` in the making, for one trace."""
 
-    __slots__ = ("address_ids", "instances", "log_probs", "values")
+    __slots__ = ("address_ids", "instances", "log_probs", "scalars", "values")
 
     def __init__(self) -> None:
         self.address_ids: list[int] = []
         self.instances: list[int] = []
         self.values: list[NDArray[np.float64] | tuple[float, ...]] = []
         self.log_probs: list[float] = []
+        self.scalars: list[tuple[float, int]] = []
 
     def add(
         self, address_id: int, instance: int, value: NDArray[np.float64] | float | None, log_prob: float = 0.0
     ) -> None:
+        """Adds a row; `value` None means that it holds none."""
         self.address_ids.append(address_id)
         self.instances.append(instance)
         if value is None:
@@ -96,19 +101,47 @@ class _TensorRows:
             self.values.append((value,) if isinstance(value, float) else value.ravel())
         self.log_probs.append(log_prob)
 
+    def add_scalar(
+        self, address_id: int, instance: int, value: float, params_id: int, *, drawn: bool
+    ) -> None:
+        """Adds a scalar observation; its log_prob is computed with those of all other traces."""
+        self.add(address_id, instance, value if drawn else None, _NAN)
+        self.scalars.append((value, params_id))
+
 
 def _tensor_table(rows: Sequence[_TensorRows]) -> TensorTable:
     if not any(r.values for r in rows):
         return TensorTable.empty(len(rows))
     values = [v for r in rows for v in r.values]
+    lengths = [len(v) for v in values]
     return TensorTable(
         offsets=np.cumsum([0] + [len(r.values) for r in rows], dtype=np.int64),
         address_id=np.array([i for r in rows for i in r.address_ids], np.int32),
         instance=np.array([i for r in rows for i in r.instances], np.int32),
-        data=np.concatenate([np.asarray(v, np.float64) for v in values]),
-        data_offsets=np.cumsum([0] + [len(v) for v in values], dtype=np.int64),
+        data=_flatten(values, lengths),
+        data_offsets=np.cumsum([0, *lengths], dtype=np.int64),
         log_prob=np.array([p for r in rows for p in r.log_probs], np.float64),
     )
+
+
+def _flatten(values: Sequence[NDArray[np.float64] | tuple[float, ...]], lengths: Sequence[int]) -> Floats:
+    if max(lengths) <= 1:
+        return np.array([v[0] for v in values if len(v)], np.float64)
+    return np.concatenate([np.asarray(v, np.float64) for v in values])
+
+
+def _observations(rows: Sequence[_TensorRows], params: Params, codes: NDArray[np.int64]) -> TensorTable:
+    """The table of observations, with the log_prob of scalar ones filled in."""
+    table = _tensor_table(rows)
+    scalars = [scalar for r in rows for scalar in r.scalars]
+    if scalars:
+        values, ids = np.array(scalars, np.float64).T
+        params_id = ids.astype(np.int64)
+        # NaN marks the rows of scalar observations, in the order in which they were added.
+        table.log_prob[np.isnan(table.log_prob)] = log_prob_columns(
+            values, codes[params_id], params, params_id
+        )
+    return table
 
 
 def assemble(
@@ -160,7 +193,7 @@ def assemble(
         log_prob=log_prob,
         log_q=log_prob + draws[:, 5],
         flags=draws[:, 6].astype(np.uint8),
-        observations=_tensor_table([r.observations for r in recordings]),
+        observations=_observations([r.observations for r in recordings], table, codes),
         tags=_tensor_table([r.tags for r in recordings]),
         results=_tensor_table([r.results for r in recordings]),
         failures=failures,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 
 import ppx_client as ppx
+
+from ppx_server.distributions import FAMILIES as FAMILY_TABLE
 
 FAMILIES = [
     "Normal",
@@ -35,3 +38,14 @@ def test_importing_the_client_imports_little() -> None:
     code = "import sys, ppx_client; print(*{name.split('.')[0] for name in sys.modules})"
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert not {"torch", "scipy", "ppx_server", "flatbuffers", "pyarrow"} & set(output.split())
+
+
+def test_families_are_those_of_the_server() -> None:
+    # Simulators share bytes with the server, not imports; so that the two tables cannot drift apart, compare them here.
+    for name, family in FAMILY_TABLE.items():
+        client = getattr(ppx, name)
+        assert client.code == family.code
+        assert tuple(field.name for field in fields(client)) == family.param_names
+        assert [domain.text for domain in client._domains if domain.text.startswith("finite and")] == [
+            domain.value for domain in family.domains if domain.value.startswith("finite and")
+        ]

@@ -108,7 +108,8 @@ def compile_simulator(source: Path, output: Path, *, flags: Sequence[str] = ()) 
     Args:
         source: The C++ file.
         output: The program to make; its folder is made, too.
-        flags: More compiler flags, e.g. `-DPPX_SOURCE_ROOT="..."`. Other flags than at the last time compile again.
+        flags: More compiler flags, e.g. `-DPPX_SOURCE_ROOT="..."`, or further source files. Other flags than at the
+            last time compile again.
 
     Returns:
         `output`, absolute.
@@ -121,7 +122,8 @@ def compile_simulator(source: Path, output: Path, *, flags: Sequence[str] = ()) 
         raise CppBuildError(f"there is no C++ source {source}; check the path")
     command = [*compiler(), "-std=c++17", "-O2", "-Wall", "-Wextra", str(source), *flags, *cpp_flags()]
     stamp = output.with_name(output.name + ".d")
-    if _is_current(output, stamp, command):
+    sources = [source, *(Path(flag) for flag in flags if Path(flag).is_file())]
+    if _is_current(output, stamp, command, sources):
         return output
     output.parent.mkdir(parents=True, exist_ok=True)
     # In a folder of its own and moved at the end: two processes may compile the same simulator at once.
@@ -147,7 +149,7 @@ def _first_line(command: Sequence[str]) -> str:
     return f"# {shlex.join(command)}\n"
 
 
-def _is_current(output: Path, stamp: Path, command: Sequence[str]) -> bool:
+def _is_current(output: Path, stamp: Path, command: Sequence[str], sources: Sequence[Path]) -> bool:
     """Whether the program was made by this command and no file that went into it has changed since."""
     if not output.is_file() or not stamp.is_file():
         return False
@@ -155,9 +157,9 @@ def _is_current(output: Path, stamp: Path, command: Sequence[str]) -> bool:
     if first + "\n" != _first_line(command):
         return False
     _, _, prerequisites = rule.replace("\\\n", " ").partition(": ")
-    files = [Path(name.replace("\\ ", " ")) for name in re.split(r"(?<!\\)\s+", prerequisites.strip())]
+    headers = [Path(name.replace("\\ ", " ")) for name in re.split(r"(?<!\\)\s+", prerequisites.strip())]
     made = output.stat().st_mtime_ns
-    return all(file.is_file() and file.stat().st_mtime_ns <= made for file in files)
+    return all(file.is_file() and file.stat().st_mtime_ns <= made for file in (*sources, *headers))
 
 
 def _first_that_holds(name: str, folders: Iterable[Path]) -> Path:

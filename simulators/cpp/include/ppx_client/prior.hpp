@@ -146,11 +146,22 @@ inline void check_probs(const Prior& prior, std::string_view address) {
     }
 }
 
+/// Whether all numbers are finite, without a branch per number: 0 x is NaN for infinities and NaN.
+inline bool all_finite(const double* numbers, std::size_t size) {
+    std::array<double, 4> sums{};
+    std::size_t i = 0;
+    for (; i + 4 <= size; i += 4)
+        for (std::size_t k = 0; k < 4; ++k) sums[k] += 0.0 * numbers[i + k];
+    for (; i < size; ++i) sums[0] += 0.0 * numbers[i];
+    return sums[0] + sums[1] + sums[2] + sums[3] == 0.0;
+}
+
 /// Throws std::invalid_argument if a parameter is outside its domain.
 inline void check_domains(const Prior& prior, std::string_view address) {
     const FamilyInfo& family = info(prior.family);
     for (std::size_t k = 0; k < prior.num_params; ++k) {
         const View& param = prior.params[k];
+        if (family.domains[k] == Domain::Real && all_finite(param.data, param.size)) continue;
         for (std::size_t i = 0; i < param.size; ++i) {
             if (contains(family.domains[k], param.data[i])) continue;
             refuse_prior(prior, address,

@@ -30,6 +30,10 @@
 #include <utility>
 #include <zmq.hpp>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "ppx_client/messages.hpp"
 #include "ppx_client/runtime.hpp"
 #include "ppx_client/signals.hpp"
@@ -277,6 +281,16 @@ Model make_model(F& forward) {
     };
 }
 
+/// Keeps memory that a trace frees for the next trace. By default glibc returns blocks of the size of an image to the
+/// system and asks for them again each time: an observation of 24,500 numbers then takes 160 us instead of 30.
+inline void keep_freed_memory() {
+#ifdef __GLIBC__
+    if (std::getenv("MALLOC_TRIM_THRESHOLD_") != nullptr || std::getenv("MALLOC_MMAP_THRESHOLD_") != nullptr) return;
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);  // bytes
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+#endif
+}
+
 inline std::string bind_address() {
     const char* const address = std::getenv("PPX_BIND");
     return address == nullptr || *address == '\0' ? "tcp://127.0.0.1:5555" : address;
@@ -296,6 +310,7 @@ template <class F>
 int serve(F&& forward, const std::string& name, const std::string& address = detail::bind_address()) {
     try {
         const detail::StopSignals signals;
+        detail::keep_freed_memory();
         detail::Server server(detail::make_model(forward), name, address);
         std::fprintf(stderr, "%s: serving PPX at %s\n", name.c_str(), server.endpoint().c_str());
         server.run();

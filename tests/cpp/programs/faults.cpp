@@ -1,0 +1,66 @@
+// A model that goes wrong in the way that the draw `case` says.
+#include <unistd.h>
+
+#include <cmath>
+#include <limits>
+#include <ppx_client.hpp>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+using namespace ppx_client;
+
+static double faults() {
+    const auto fault = sample(Categorical{std::vector<double>(12, 1.0)}, "case");
+    switch (fault) {
+        case 0:
+            break;  // nothing goes wrong
+        case 1:
+            throw std::runtime_error("the detector melted");
+        case 2:
+            throw 42;
+        case 3:
+            sample(Normal{0.0, -1.0}, "negative");
+            break;
+        case 4:
+            sample(Uniform{std::nan(""), 1.0}, "nan");
+            break;
+        case 5:
+            observe(Normal{Tensor{{1.0, 2.0, 3.0}, {2, 2}}, 1.0}, "misshapen");
+            break;
+        case 6:
+            sample(TruncatedNormal{0.0, 1.0, 0.0, 1.0}, "truncated");
+            break;
+        case 7:
+            try {  // swallows what unwinds it
+                sample(Normal{0.0, 1.0}, "swallowed");
+            } catch (...) {
+            }
+            sample(Normal{0.0, 1.0}, "after");
+            break;
+        case 8: {
+            std::string what;
+            std::thread thread([&what] {
+                try {
+                    sample(Normal{0.0, 1.0}, "elsewhere");
+                } catch (const std::logic_error& error) {
+                    what = error.what();
+                }
+            });
+            thread.join();
+            throw std::runtime_error(what);
+        }
+        case 9:
+            sample(Normal{std::vector<double>{1.0, 2.0}, std::vector<double>{1.0, 2.0, 3.0}}, "shapes");
+            break;
+        case 10: {
+            const scope left_open("scope");
+            throw std::runtime_error("inside a scope");
+        }
+        default:
+            _exit(3);
+    }
+    return sample(Normal{0.0, 1.0}, "x");
+}
+
+int main() { return serve(faults, "faults"); }

@@ -85,3 +85,8 @@ def test_distributions_are_frozen_and_keep_their_own_copy() -> None:
 def test_bad_arguments(call: Callable[[], Any], words: str) -> None:
     with pytest.raises(ppx.PPXError, match=words):
         call()
+
+
+def test_empty_arrays_draw_nothing() -> None:
+    assert ppx.sample(ppx.Normal(np.zeros(0), 1.0)).shape == (0,)
+    assert ppx.sample(ppx.Categorical(np.zeros((0, 3)))).shape == (0,)

@@ -96,7 +96,7 @@ class Distribution:
             ) from None
         if shape == ():
             return tuple(array.item() for array in arrays), shape
-        return tuple(np.array(np.broadcast_to(array, shape)) for array in arrays), shape
+        return tuple(np.array(np.broadcast_to(array, shape), order="C") for array in arrays), shape
 
     def _array(self, name: str, value: Any) -> NDArray[np.float64]:
         try:
@@ -190,8 +190,8 @@ class Categorical(Distribution):
             raise DistributionError(
                 f"Categorical: probs has shape {array.shape}; give one probability per category"
             )
-        # min() of a row with NaN may hide it, its sum does not.
-        if not (array.min() >= 0.0 and array.sum(axis=-1).min() > 0.0 and array.sum() < inf):
+        sums = array.sum(axis=-1)
+        if not ((array >= 0.0).all() and ((sums > 0.0) & (sums < inf)).all()):
             self._check("probs", array, NON_NEGATIVE)
             raise DistributionError("Categorical: probs are all 0, or their sum overflows; scale them")
         self.__dict__.update(probs=array, shape=array.shape[:-1], params=(array,))

@@ -97,8 +97,10 @@ class scope:  # noqa: N801 (it reads as a statement)
     """Puts a name in front of all addresses of a block, so that a function used in two places has two sets of them.
 
     Example:
-        >>> with scope("detector"):
-        ...     hit = observe(Normal(0.0, 1.0), 0.5, name="hit")  # its address is detector/hit
+        >>> import ppx_client as ppx
+        >>> with ppx.scope("detector"):  # the address is detector/hit
+        ...     ppx.observe(ppx.Normal(0.0, 1.0), 0.5, name="hit")
+        0.5
 
     Args:
         name: Name of the block, not empty.

@@ -27,9 +27,8 @@ CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL)
 
 _CATEGORICAL = Categorical.code
 
-_MAX_TEMPLATES = 4096
-_MAX_TEMPLATE_SIZE = 1024
-"""Templates are kept for tensors of at most this many elements; large ones are dominated by copying anyway."""
+_MAX_KEPT = 1 << 22
+"""Templates are forgotten when they hold this many tensor elements."""
 
 
 class EndOfTrace(BaseException):
@@ -65,6 +64,7 @@ class Conversation:
         self.channel = channel
         self.capabilities = capabilities
         self._templates: dict[tuple[Any, ...], Template] = {}
+        self._kept = 0
         self._patterns: dict[Body, ScalarPattern] = {}
 
     def template(self, key: tuple[Any, ...]) -> Template | None:
@@ -73,10 +73,11 @@ class Conversation:
 
     def keep(self, key: tuple[Any, ...], template: Template, size: int) -> None:
         """Keeps a template for tensors of `size` elements under a key."""
-        if size > _MAX_TEMPLATE_SIZE:
-            return
-        if len(self._templates) >= _MAX_TEMPLATES:
+        # A message is worth a thousand elements, so that models which make up ever new names stay small, too.
+        self._kept += size + 1000
+        if self._kept > _MAX_KEPT:
             self._templates.clear()
+            self._kept = size + 1000
         self._templates[key] = template
 
     def ask(self, message: bytes | bytearray, expected: Body) -> Tensor | None:

@@ -145,12 +145,13 @@ def _tensor(value: Tensor) -> _Table:
 class Template:
     """A message whose structure stays and whose doubles change."""
 
-    __slots__ = ("_data", "_doubles")
+    __slots__ = ("_data", "_slots")
 
     def __init__(self, body: Body, fields: _Table) -> None:
         writer = _Writer(_Table((int(body), fields)))
         self._data = writer.data
-        self._doubles = writer.doubles
+        whole = memoryview(writer.data)
+        self._slots = [(position, whole[position : position + size]) for position, size in writer.doubles]
 
     def fill(self, tensors: Sequence[Tensor]) -> bytearray:
         """The message with other values; the next call overwrites it.
@@ -159,11 +160,11 @@ class Template:
             tensors: One per tensor of the message, in its order, shaped as the ones the template was made from.
         """
         data = self._data
-        for (position, size), tensor in zip(self._doubles, tensors, strict=False):
-            if isinstance(tensor, float):
+        for (position, slot), tensor in zip(self._slots, tensors, strict=False):
+            if type(tensor) is float:
                 _F64.pack_into(data, position, tensor)
-            else:
-                data[position : position + size] = tensor.tobytes()
+            elif slot:
+                slot[:] = memoryview(tensor).cast("B")  # type: ignore[arg-type]
         return data
 
 

@@ -256,7 +256,8 @@ class Family(ABC):
             ) from None
         for name, domain, values in zip(self.param_names, self.domains, arrays, strict=True):
             self._check(domain.contains(values), name, values, f"must be {domain.value}")
-        self._validate_jointly(arrays)
+        with np.errstate(over="ignore"):
+            self._validate_jointly(arrays)
 
     def validate_scalar(self, params: Scalars) -> None:
         """`validate` for Python floats, without array overhead."""

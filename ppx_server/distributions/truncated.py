@@ -129,18 +129,17 @@ class TruncatedNormal(Family):
         p, q = np.where(frame.flip, q, p), np.where(frame.flip, p, q)
         xi = _guess(p, q, frame)
         from_a, from_b = _distances(xi, p, q, frame)
-        # Of the ways to write the value, take the one whose terms are smallest: it loses least to rounding.
+        # Of the ways to write the value, take the one that loses least to rounding: from a bound within one standard
+        # deviation (the distance to it is precise, unlike xi), else the one whose terms are smallest.
         to_low, to_high = np.where(frame.flip, from_b, from_a), np.where(frame.flip, from_a, from_b)
-        candidates = (
-            (mean, np.where(frame.flip, -xi, xi) * stddev),
-            (low, to_low * stddev),
-            (high, -to_high * stddev),
-        )
-        best, smallest = np.full(np.shape(xi), np.nan), np.full(np.shape(xi), inf)
-        for origin, step in candidates:
-            size = np.abs(origin) + np.abs(step)
+        best = mean + np.where(frame.flip, -xi, xi) * stddev
+        smallest = np.abs(mean) + np.abs(xi) * stddev
+        for bound, distance in ((low, to_low), (high, -to_high)):
+            steps = np.abs(distance)
+            size = np.where(steps <= 1.0, steps - 1.0, np.abs(bound) + steps * stddev)
             better = size < smallest
-            best, smallest = np.where(better, origin + step, best), np.where(better, size, smallest)
+            best = np.where(better, bound + distance * stddev, best)
+            smallest = np.where(better, size, smallest)
         value: Floats = np.clip(best, low, high)
         return value
 
@@ -169,9 +168,7 @@ class TruncatedNormal(Family):
     def _validate_jointly(self, params: Arrays) -> None:
         _, _, low, high = np.broadcast_arrays(*params)
         valid = (low < high) & (low < inf) & (high > -inf)
-        self._check(
-            valid, "low", low, f"must be < high = {high[~valid].flat[0] if not valid.all() else inf!r}"
-        )
+        self._check(valid, "low", low, f"must be < high = {float(high.flat[np.argmin(valid)])!r}")
 
 
 def _guess(p: Floats, q: Floats, frame: _Frame) -> Floats:

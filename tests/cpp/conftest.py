@@ -196,7 +196,11 @@ def distribution_of(table: Any) -> tuple[str, dict[str, tuple[list[float], list[
     reader = getattr(module, family)()
     reader.Init(table.Distribution().Bytes, table.Distribution().Pos)
     ignored = {"Init", f"GetRootAs{family}", "GetRootAs"}
-    names = [n for n in vars(type(reader)) if n[0].isupper() and n not in ignored and not n.endswith("BufferHasIdentifier")]
+    names = [
+        n
+        for n in vars(type(reader))
+        if n[0].isupper() and n not in ignored and not n.endswith("BufferHasIdentifier")
+    ]
     return family, {name: tensor_of(getattr(reader, name)()) for name in names}
 
 

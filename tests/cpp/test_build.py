@@ -34,7 +34,9 @@ def toolchain() -> None:
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    outcome = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+    outcome = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     return outcome.stdout
 
@@ -49,7 +51,10 @@ def test_the_flags_compile_a_simulator_in_any_folder(tmp_path: Path) -> None:
 
 
 def test_call_sites_are_relative_to_the_source_root(tmp_path: Path) -> None:
-    for root, expected in ((tmp_path, "part/v1_2/site_cpp:8:main\n"), (tmp_path / "other", "site_cpp:8:main\n")):
+    for root, expected in (
+        (tmp_path, "part/v1_2/site_cpp:8:main\n"),
+        (tmp_path / "other", "site_cpp:8:main\n"),
+    ):
         source = tmp_path / "part" / "v1.2" / "site.cpp"
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_text(ADDRESS_PROGRAM.format(root=root))
@@ -78,13 +83,17 @@ def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyP
     (tmp_path / "g++").symlink_to(str(shutil.which("g++")))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(cpp_build._HEADERS, "no/such.hpp", "no-such-dev")
-    with pytest.raises(CppBuildError, match=r"flatc.*no/such.hpp \(no-such-dev\).*apt-get install.*flatbuffers-compiler"):
+    with pytest.raises(
+        CppBuildError, match=r"flatc.*no/such.hpp \(no-such-dev\).*apt-get install.*flatbuffers-compiler"
+    ):
         cpp_flags()
     monkeypatch.setenv("CXX", "no-such-compiler -m64")
     assert cpp_build.toolchain_missing() == ["no-such-compiler", "flatc"]
 
 
-def test_the_generated_header_is_cached_by_schema_and_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_generated_header_is_cached_by_schema_and_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (folder,) = (Path(flag.removeprefix("-isystem")) for flag in cpp_flags() if flag.startswith("-isystem"))
     assert folder.is_relative_to(tmp_path)

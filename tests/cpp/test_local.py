@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ppx_server.philox import uniforms
 from scipy import stats
+
+from ppx_server.philox import uniforms
 
 COUNT = 400
 # scipy's parameters of the draws in everything.cpp.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
-import time
-from contextlib import contextmanager
+import subprocess
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
+
 from ppx_server.protocol import (
     CAPABILITIES,
     Connection,
@@ -22,6 +24,7 @@ from ppx_server.protocol import (
     RunResult,
     Sample,
     SampleResult,
+    TagResult,
 )
 
 
@@ -47,9 +50,11 @@ def faults(compiled: Any, serving: Any, tools: Any) -> Any:
 def assert_serves(exchange: Any) -> None:
     """The next trace is a good one."""
     case = exchange(Run())
-    assert isinstance(case, Sample) and case.address == "case"
+    assert isinstance(case, Sample)
+    assert case.address == "case"
     last = exchange(SampleResult(0.0))
-    assert isinstance(last, Sample) and last.address == "x"
+    assert isinstance(last, Sample)
+    assert last.address == "x"
     assert exchange(SampleResult(2.5)) == RunResult(2.5)
 
 
@@ -101,7 +106,8 @@ def test_a_value_that_is_no_count_is_refused(faults: Any, value: float) -> None:
     exchange = connect()
     exchange(Run())
     answer = exchange(SampleResult(value))
-    assert isinstance(answer, Error) and "draw 'case': Categorical" in answer.message
+    assert isinstance(answer, Error)
+    assert "draw 'case': Categorical" in answer.message
     assert_serves(exchange)
 
 
@@ -205,12 +211,11 @@ def test_signals_stop_it_cleanly(faults: Any, number: signal.Signals, busy: bool
 
 
 def test_a_taken_address_is_an_error_with_a_remedy(faults: Any, compiled: Any) -> None:
-    import os
-    import subprocess
-
     program = compiled("faults")
     environment = {**os.environ, "PPX_BIND": "tcp://no-such-interface:1"}
-    outcome = subprocess.run([str(program)], env=environment, capture_output=True, text=True, check=False, timeout=20)
+    outcome = subprocess.run(
+        [str(program)], env=environment, capture_output=True, text=True, check=False, timeout=20
+    )
     assert outcome.returncode == 1
     assert outcome.stderr.startswith("faults: cannot serve PPX at tcp://no-such-interface:1: ")
     assert "PPX_BIND" in outcome.stderr
@@ -226,11 +231,9 @@ def test_the_controller_says_what_was_observed(compiled: Any, serving: Any, tool
             return connection.receive(socket.recv())
 
         exchange(Handshake("test", CAPABILITIES))
-        import numpy as np
-
         event = exchange(Run())
         image = np.arange(6.0).reshape(1, 2, 3)
-        observed = {"y": 0.125, "given": None, "image": image}
+        observed = {"y": 0.125, "given": None, "image": image, "repeated": None}
         while not isinstance(event, RunResult):
             match type(event).__name__:
                 case "Sample":
@@ -238,7 +241,5 @@ def test_the_controller_says_what_was_observed(compiled: Any, serving: Any, tool
                 case "Observe":
                     event = exchange(ObserveResult(observed[event.name]))
                 case "Tag":
-                    from ppx_server.protocol import TagResult
-
                     event = exchange(TagResult())
         assert np.asarray(event.result).ravel().tolist()[:3] == [0.125, 3.0, 5.0]

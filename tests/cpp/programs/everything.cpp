@@ -47,6 +47,7 @@ Tensor everything() {
     const double y = observe(Normal{mu, 0.5}, "y");
     const double given = observe(Normal{mu, 0.5}, 3, "given");
     const Tensor image = observe(Normal{Tensor{{1, 2, 3, 4, 5, 6}, {1, 2, 3}}, 0.5}, "image");
+    observe(Normal{mu, 0.5}, std::vector<double>{3.0, 4.0}, "repeated");
     tag(mu * 2, "twice");
     tag(array, "array");
     return Tensor{{y, given, image[5], static_cast<double>(index), elsewhere, array[2]}, {2, 3}};

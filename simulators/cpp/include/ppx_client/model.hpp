@@ -1,12 +1,15 @@
 // What a model calls: sample, observe, tag, scope, seed.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "ppx_client/address.hpp"
 #include "ppx_client/families.hpp"
@@ -22,9 +25,9 @@ inline double* elements(double& number) { return &number; }
 inline double* elements(Tensor& tensor) { return tensor.data.data(); }
 
 /// Room for a value of the prior.
-template <class D>
+template <bool is_array>
 auto make_value(const Prior& prior) {
-    if constexpr (D::is_array) {
+    if constexpr (is_array) {
         return Tensor{std::vector<double>(prior.size), {prior.shape, prior.shape + prior.rank}};
     } else {
         return double{};
@@ -45,19 +48,27 @@ auto to_model(T value, std::string_view address) {
     }
 }
 
-template <class D>
+/// The value in the model's code must fit the distribution, or be an array of measurements that all have it.
+inline void fit_value(Prior& prior, const View& value, std::string_view address) {
+    check_shape(value, std::string("observation '").append(address) + "': the value");
+    if (prior.rank == 0 && value.rank > 0) {
+        prior.shape = value.shape;
+        prior.rank = value.rank;
+        prior.size = value.size;
+    } else if (value.size != prior.size) {
+        refuse_prior(prior, address,
+                     "the observed value has shape " + to_text(value.shape, value.rank) +
+                         ", but the distribution has " + to_text(prior.shape, prior.rank) + "; make both agree");
+    }
+}
+
+template <bool is_array, class D>
 auto observe(const D& distribution, const View* value, std::string_view name, const CallSite& site) {
     ThreadState& thread = this_thread();
     const std::string_view address = thread.path.address(name, site);
-    const Prior prior = make_prior(distribution, address);
-    if (value != nullptr) {
-        check_shape(*value, std::string("observation '").append(address) + "': the value");
-        if (value->size != prior.size)
-            refuse_prior(prior, address,
-                         "the observed value has shape " + to_text(value->shape, value->rank) +
-                             ", but the distribution has " + to_text(prior.shape, prior.rank) + "; make both agree");
-    }
-    auto result = make_value<D>(prior);
+    Prior prior = make_prior(distribution, address);
+    if (value != nullptr) fit_value(prior, *value, address);
+    auto result = make_value<is_array>(prior);
     double* const out = elements(result);
     if (thread.controller != nullptr) {
         thread.controller->observe({address, name}, prior, value, out);
@@ -88,7 +99,7 @@ auto sample(const D& distribution, std::string_view name = {}, bool control = tr
     detail::ThreadState& thread = detail::this_thread();
     const std::string_view address = thread.path.address(name, site);
     const detail::Prior prior = detail::make_prior(distribution, address);
-    auto value = detail::make_value<D>(prior);
+    auto value = detail::make_value<D::is_array>(prior);
     if (thread.controller != nullptr) {
         thread.controller->sample({address, name}, prior, control, detail::elements(value));
     } else {
@@ -106,18 +117,19 @@ auto sample(const D& distribution, std::string_view name = {}, bool control = tr
 /// @throws std::invalid_argument A parameter is outside its domain, or the parameters' shapes differ.
 template <class D>
 auto observe(const D& distribution, std::string_view name = {}, CallSite site = CallSite::current()) {
-    return detail::observe(distribution, nullptr, name, site);
+    return detail::observe<D::is_array>(distribution, nullptr, name, site);
 }
 
 /// The same with the observed value in the simulator's code, which a controller may override.
 ///
-/// @param value A number, a std::vector<double> or a Tensor, with as many elements as the distribution.
+/// @param value A number, a std::vector<double> or a Tensor, with as many elements as the distribution, or
+///              an array of independent measurements of the same distribution.
 /// @return The observed value: the controller's if it tells one, else `value`.
 template <class D, class V, std::enable_if_t<detail::is_value<V>, int> = 0>
 auto observe(const D& distribution, const V& value, std::string_view name = {}, CallSite site = CallSite::current()) {
     const auto given = detail::convert<detail::Common<V>>(value);
     const detail::View view = detail::view(given);
-    return detail::observe(distribution, &view, name, site);
+    return detail::observe < D::is_array || !std::is_arithmetic_v < V >> (distribution, &view, name, site);
 }
 
 /// Reports a value that is no random choice, to be found in the results under its name. Without a controller,

@@ -9,6 +9,8 @@ from ppx_inference.cli.cpp_flags import cpp_flags
 from ppx_inference.cli.options import COMMAND_SETTINGS
 from ppx_inference.cli.posterior import posterior
 from ppx_inference.cli.prior import prior
+from ppx_inference.cli.show import show
+from ppx_inference.cli.train import train
 
 app = typer.Typer(
     name="ppx",
@@ -20,7 +22,9 @@ app = typer.Typer(
 )
 app.command(context_settings=COMMAND_SETTINGS)(check)
 app.command(context_settings=COMMAND_SETTINGS)(prior)
+app.command(context_settings=COMMAND_SETTINGS)(train)
 app.command(context_settings=COMMAND_SETTINGS)(posterior)
+app.command()(show)
 app.command("cpp-flags")(cpp_flags)
 
 

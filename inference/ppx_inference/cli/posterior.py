@@ -110,11 +110,11 @@ def posterior(
 
     Examples:
 
-      ppx posterior --observe y0=8 --observe y1=9 -- python simulators/gaussian/gaussian.py
+      ppx posterior --observe y0=8 --observe y1=9 -- python gaussian.py
 
-      ppx posterior -e ic --proposal checkpoint --observe calorimeter=@event.npy -n 5000 -o result -- ./tau_decay
+      ppx posterior --proposal checkpoint --observe image=@event.npy -o result -- ./sim
 
-      ppx posterior -e rmh --chains 8 --observe calorimeter=@event.npy --address tcp://localhost:5555
+      ppx posterior -e rmh --observe image=@event.npy --address tcp://localhost:5555
     """
     chosen = engine or (Engine.IC if proposal is not None else Engine.RMH)
     given = {"num_chains": num_chains, "burn_in": burn_in, "thinning": thinning, "step_size": step_size}
@@ -180,6 +180,9 @@ def _infer(
 
             return random_walk_mh(simulator, observations, **run)
         case Engine.IC:
+            from ppx_proposals.proposal import Proposal
+
             from ppx_inference.compilation import inference_compilation
 
+            run["proposal"] = Proposal.load(run["proposal"])
             return inference_compilation(simulator, observations, **run)

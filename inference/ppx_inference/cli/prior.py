@@ -61,9 +61,9 @@ def prior(
 
       ppx prior -n 1000 -- ./tau_decay
 
-      ppx prior -n 100000 --seed 7 --output traces --workers 4 -- ./tau_decay
+      ppx prior -n 100000 --seed 7 -o traces --workers 4 -- ./tau_decay
 
-      ppx prior -n 200000 --seed 7 --output traces --workers 4 --resume -- ./tau_decay
+      ppx prior -n 200000 --seed 7 -o traces --resume -- ./tau_decay
     """
     if resume and output is None:
         raise typer.BadParameter("--resume goes on with the store at --output; give its path")

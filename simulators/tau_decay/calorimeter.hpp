@@ -20,9 +20,7 @@ struct Grid {
     double half_width = 1.5;  // x and y run over (-half_width, half_width)
     static constexpr double z_low = 4.0, z_high = 15.0;
 
-    size_t size() const {
-        return static_cast<size_t>(nz) * static_cast<size_t>(nx) * static_cast<size_t>(ny);
-    }
+    size_t size() const { return static_cast<size_t>(nz) * static_cast<size_t>(nx) * static_cast<size_t>(ny); }
 };
 
 // How a particle type looks in the calorimeter. Lengths in units of the z axis, energies in GeV.
@@ -36,15 +34,13 @@ struct Response {
 
 constexpr Response em_response{"calorimeter/em", 0.5, 0.2, 0.10, 0.01};
 constexpr Response hadronic_response{"calorimeter/hadronic", 1.0, 0.2, 0.50, 0.05};
-constexpr double depth = 5.0;  // of the shower's centre behind the face, along the particle, in sigma_long
+constexpr double depth = 5.0;           // of the shower's centre behind the face, along the particle, in sigma_long
 constexpr double max_resolution = 0.5;  // relative
 constexpr double muon_energy = 2.0;     // deposited evenly along the track by a minimum ionising muon
 constexpr double muon_sigma_side = 0.2;
 
 // Whether the calorimeter, which is in front, sees a particle.
-inline bool sees(Kind kind, const FourVector& momentum) {
-    return kind != Kind::invisible && momentum.z > 0.0;
-}
+inline bool sees(Kind kind, const FourVector& momentum) { return kind != Kind::invisible && momentum.z > 0.0; }
 
 template <class Random>
 class Calorimeter {
@@ -75,9 +71,8 @@ class Calorimeter {
     static double cdf(double t) { return 0.5 * std::erfc(-t * 0.70710678118654752440); }
 
     void add_shower(const FourVector& p, const Response& response, Random& random) {
-        const double relative =
-            std::min(max_resolution, std::sqrt(response.stochastic * response.stochastic / p.e +
-                                               response.constant * response.constant));
+        const double relative = std::min(max_resolution, std::sqrt(response.stochastic * response.stochastic / p.e +
+                                                                   response.constant * response.constant));
         double smearing;
         {
             typename Random::Scope scope(random, response.scope);
@@ -135,8 +130,7 @@ class Calorimeter {
         const size_t n = out.size();
         double below = 0.0;
         for (size_t i = 0; i + 1 < n; ++i) {
-            const double edge =
-                grid_.half_width * (2.0 * static_cast<double>(i + 1) / static_cast<double>(n) - 1.0);
+            const double edge = grid_.half_width * (2.0 * static_cast<double>(i + 1) / static_cast<double>(n) - 1.0);
             const double above = cdf((edge - centre) / sigma);
             out[i] = above - below;
             below = above;

@@ -145,8 +145,7 @@ class TauDecay {
     // The mass below which a fraction `quantile` of the proposal lies.
     static double propose_mass(const Node& node, const Particle& particle, double high, bool from_tau,
                                double quantile) {
-        if (particle.width >
-            0.0) {  // relativistic Breit-Wigner: s = m0^2 + m0 Gamma tan(angle), angle uniform
+        if (particle.width > 0.0) {  // relativistic Breit-Wigner: s = m0^2 + m0 Gamma tan(angle), angle uniform
             const double m0 = particle.mass, scale = m0 * particle.width;
             const double a = std::atan((node.low * node.low - m0 * m0) / scale);
             const double b = std::atan((high * high - m0 * m0) / scale);

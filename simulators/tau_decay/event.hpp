@@ -24,9 +24,8 @@ struct Summary {
            subleading_energy = 0.0;  // of particles that the calorimeter sees; 0 if there is none
     int num_em = 0;                  // electrons and photons
     int num_hadronic = 0;            // charged hadrons and KL
-    double visible_energy =
-        0.0;               // what a perfect calorimeter would measure: all of these, and a muon's deposit
-    FourVector missing{};  // four-momentum of what it does not see
+    double visible_energy = 0.0;     // what a perfect calorimeter would measure: all of these, and a muon's deposit
+    FourVector missing{};            // four-momentum of what it does not see
 };
 
 inline Summary summarize(const Decay& decay, const DecayTable& table) {
@@ -66,8 +65,7 @@ class Simulator {
         tau_decay_(decay_);
         calorimeter_(decay_, decay_table(), source_);
         const Grid& grid = options_.grid;
-        observed_ =
-            source_.observe(calorimeter_.image(), {grid.nz, grid.nx, grid.ny}, options_.noise, "calorimeter");
+        observed_ = source_.observe(calorimeter_.image(), {grid.nz, grid.nx, grid.ny}, options_.noise, "calorimeter");
         summary_ = summarize(decay_, decay_table());
         source_.tag(summary_.leading_energy, "leading_energy");
         source_.tag(summary_.subleading_energy, "subleading_energy");

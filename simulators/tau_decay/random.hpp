@@ -30,8 +30,7 @@ struct Client {
     }
     // Returns what was measured, where each element of the image is normal about `mean`.
     std::vector<double> observe(const std::vector<double>& mean, Shape shape, double sd, const char* name) {
-        return ppx_client::observe(ppx_client::Normal{ppx_client::Tensor{mean, std::move(shape)}, sd}, name)
-            .data;
+        return ppx_client::observe(ppx_client::Normal{ppx_client::Tensor{mean, std::move(shape)}, sd}, name).data;
     }
     void tag(double value, const char* name) { ppx_client::tag(value, name); }
 };
@@ -86,12 +85,8 @@ class Recorder {
         typename Source::Scope inner_;
     };
     explicit Recorder(Source& source) : source_(source) {}
-    double uniform(double low, double high, const char* name) {
-        return keep(source_.uniform(low, high, name), name);
-    }
-    double normal(double mean, double sd, const char* name) {
-        return keep(source_.normal(mean, sd, name), name);
-    }
+    double uniform(double low, double high, const char* name) { return keep(source_.uniform(low, high, name), name); }
+    double normal(double mean, double sd, const char* name) { return keep(source_.normal(mean, sd, name), name); }
     int categorical(const std::vector<double>& probs, const char* name) {
         return static_cast<int>(keep(source_.categorical(probs, name), name));
     }

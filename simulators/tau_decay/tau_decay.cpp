@@ -192,8 +192,8 @@ void print_events(const Arguments& arguments) {
         ppx_client::seed(arguments.seed);
     }
     if (!arguments.json) {
-        std::printf("%7s%7s%7s  %-14s%3s%4s%9s%9s%11s%7s    (GeV)\n", "px", "py", "pz", "channel", "em", "had", "leading",
-                    "visible", "deposited", "draws");
+        std::printf("%7s%7s%7s  %-14s%3s%4s%9s%9s%11s%7s    (GeV)\n", "px", "py", "pz", "channel", "em", "had",
+                    "leading", "visible", "deposited", "draws");
     }
     Client client;
     for (long i = 0; i < arguments.local; ++i) {

@@ -17,6 +17,8 @@ from ppx_server.trace import Floats, Ids
 REDRAW_PROBABILITY = 0.1
 """Share of steps that draw everything anew from the picked draw on: how chains get from one branch to another whose
 later draws would not fit the old ones."""
+RESTART_PROBABILITY = 0.02
+"""Share of steps that draw everything anew, so that every possible trace can be reached from every other."""
 
 
 class Lightweight(NamedTuple):
@@ -24,16 +26,19 @@ class Lightweight(NamedTuple):
 
     Attributes:
         redraw: Probability of a REDRAW move.
+        restart: Probability of a RESTART move.
     """
 
     redraw: float = REDRAW_PROBABILITY
+    restart: float = RESTART_PROBABILITY
 
     def propose(
         self, rng: np.random.Generator, z: Floats, address_id: Ids, categorical: Bools
     ) -> tuple[NDArray[np.int8], Floats]:
         """A prior draw for every chain; see `metropolis.Kernel`."""
-        move = np.where(rng.random(len(z)) < self.redraw, Move.REDRAW, Move.RESAMPLE)
-        return move.astype(np.int8), rng.standard_normal(len(z))
+        thresholds = np.cumsum([self.restart, self.redraw])
+        moves = np.array([Move.RESTART, Move.REDRAW, Move.RESAMPLE], np.int8)
+        return moves[np.searchsorted(thresholds, rng.random(len(z)))], rng.standard_normal(len(z))
 
 
 def lightweight_mh(
@@ -73,7 +78,7 @@ def lightweight_mh(
         observations,
         kernel=Lightweight(),
         adapt=_unchanged,
-        settings=lambda kernel, simulator: {"redraw": kernel.redraw},
+        settings=lambda kernel, simulator: kernel._asdict(),
         schedule=Schedule.of(num_traces, seed, num_chains, burn_in, thinning),
         progress=progress,
     )

@@ -7,13 +7,17 @@ on; so the target is
 
     pi(z on R) = product over R of N(z) x L,        L = likelihood of the observations.
 
-A step picks one of the n = |R| controlled sites uniformly, site i, and makes one of four moves:
+A step picks one of the n = |R| controlled sites uniformly, site i, and makes one of four moves,
 
     RESAMPLE  z_i' ~ N(0, 1)
     WALK      z_i' = rho z_i + sqrt(1 - rho^2) e, e ~ N(0, 1): reversible with respect to N(0, 1) (pCN: Neal 1999,
               "Regression and classification using Gaussian process priors", eq. 15; Cotter et al. 2013)
     MIRROR    the same from the mirror image, with -rho for rho: crosses between symmetric modes
     REDRAW    draw i and all draws after it are drawn anew
+
+or, without picking a site,
+
+    RESTART   everything is drawn anew: accepted with L' / L
 
 The script forces all other sites (for REDRAW: the sites before i) to their old coordinates. Sites R' \\ R that were not
 there before are drawn from the prior; sites R \\ R' are dropped. In the acceptance ratio
@@ -32,7 +36,8 @@ brackets, and cancels too. Hence:
 - L' = 0 (log likelihood -inf) is a rejection.
 - Draws that the simulator does not control (`control=False`) are drawn anew in every execution: their prior density
   stands in target and proposal alike. They can change which sites are read; a move counts only if its reverse exists,
-  that is if i is in R' and, for REDRAW, the sites before i are the same in R and R'.
+  that is if i is in R' and, for REDRAW, the sites before i are the same in R and R'. RESTART, always reversible, lets
+  chains cross between executions that have no site in common.
 
 The kind of move may depend on i and its address only, which both directions share. One `execute` per step moves all
 chains. Letters: C chains, N draws of all current traces together.
@@ -42,7 +47,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +76,7 @@ class Move(IntEnum):
     WALK = 1
     MIRROR = 2
     REDRAW = 3
+    RESTART = 4
 
 
 class State(NamedTuple):
@@ -114,7 +120,7 @@ class Kernel(Protocol):
             categorical: `(C,)`, True where the draw's values have no order.
 
         Returns:
-            `(C,)` moves and `(C,)` coordinates (without meaning for REDRAW).
+            `(C,)` moves and `(C,)` coordinates (without meaning for REDRAW and RESTART).
         """
 
 
@@ -182,27 +188,26 @@ def step(
     """
     current = state.traces
     pick = pick_rows(rng, current)
-    has_draw = pick >= 0
-    address_id = np.where(has_draw, current.address_id[pick] if len(current.value) else -1, -1).astype(
-        np.int32
-    )
-    z = np.where(has_draw, current.z[pick] if len(current.value) else 0.0, 0.0)
+    address_id, z = _at(current.address_id, pick, -1), _at(current.z, pick, 0.0)
     move, new_z = kernel.propose(rng, z, address_id, _categorical(current.addresses, address_id))
+    picked = move != Move.RESTART
+    pick, address_id = np.where(picked, pick, -1), np.where(picked, address_id, -1)
     scripts, kept = _scripts(current, pick, move, new_z, index)
     proposed = simulator.execute(scripts, observations)
     refuse_nan(proposed.log_likelihood, proposed)
-    log_ratio = np.where(
-        _reversible(current, proposed, pick, kept), log_acceptance(current, proposed), -np.inf
-    )
+    possible = ~picked | _reversible(current, proposed, pick, kept)
+    log_ratio = np.where(possible, log_acceptance(current, proposed, picked), -np.inf)
     acceptance = np.exp(np.minimum(log_ratio, 0.0))
     accepted = rng.random(len(current)) < acceptance
     return State(_merge(current, proposed, accepted)), Info(accepted, acceptance, move, address_id)
 
 
-def log_acceptance(current: TraceBatch, proposed: TraceBatch) -> Floats:
-    """log of the acceptance ratio of reversible moves, `L' n / (L n')`, as `(C,)`."""
+def log_acceptance(current: TraceBatch, proposed: TraceBatch, picked: Bools) -> Floats:
+    """log acceptance ratio of reversible moves, `(C,)`: `L' n / (L n')`, or `L' / L` where no site was picked."""
+    # Where there is nothing to pick n is 0, and n' too if the move is reversible.
     n, n_new = np.maximum(num_controlled(current), 1), np.maximum(num_controlled(proposed), 1)
-    return np.asarray(proposed.log_likelihood - current.log_likelihood + np.log(n) - np.log(n_new))
+    log_ratio = proposed.log_likelihood - current.log_likelihood
+    return np.asarray(log_ratio + np.where(picked, np.log(n) - np.log(n_new), 0.0))
 
 
 def num_controlled(traces: TraceBatch) -> Ints:
@@ -227,6 +232,11 @@ def compact(traces: TraceBatch) -> TraceBatch:
     )
 
 
+def _at(column: NDArray[Any], rows: Ints, missing: float) -> NDArray[Any]:
+    """Values of a column at rows, `missing` where the row is -1."""
+    return np.where(rows >= 0, column[rows] if len(column) else missing, missing).astype(column.dtype)
+
+
 def _controlled_rows(traces: TraceBatch) -> tuple[Ints, Ints]:
     """Rows of the controlled draws, and where each trace's begin: `(M,)` and `(C + 1,)`."""
     rows = np.flatnonzero(traces.controlled)
@@ -245,9 +255,9 @@ def _scripts(
     """The scripts of the moves, and `(C,)` how many controlled rows a REDRAW keeps (-1 for other moves)."""
     trace = np.repeat(np.arange(len(current)), current.length)
     rows = np.arange(len(trace))
-    redraw = (move == Move.REDRAW) & (pick >= 0)
+    redraw, restart = (move == Move.REDRAW) & (pick >= 0), move == Move.RESTART
     first = pick - element_in_draw(trace, current.address_id, current.instance)[pick] if len(rows) else pick
-    forced = current.controlled & (~redraw[trace] | (rows < first[trace]))
+    forced = current.controlled & ~restart[trace] & (~redraw[trace] | (rows < first[trace]))
     z = current.z.copy()
     z[pick[pick >= 0]] = new_z[pick >= 0]
     offsets = np.concatenate(

@@ -20,6 +20,8 @@ MIRROR_PROBABILITY = 0.1
 """Share of steps from the mirror image of the coordinate, to reach what is as likely by symmetry."""
 REDRAW_PROBABILITY = 0.1
 """Share of steps that draw everything anew from the picked draw on; see `lightweight`."""
+RESTART_PROBABILITY = 0.02
+"""Share of steps that draw everything anew, so that every possible trace can be reached from every other."""
 FIRST_STEP = 0.5
 TARGET_ACCEPTANCE = 0.44
 """Best acceptance rate of a random walk in one dimension (Gelman, Roberts and Gilks 1996, table 1)."""
@@ -38,6 +40,7 @@ class RandomWalk(NamedTuple):
         resample: Probability of a prior draw.
         mirror: Probability of a MIRROR move.
         redraw: Probability of a REDRAW move.
+        restart: Probability of a RESTART move.
     """
 
     first_step: float = FIRST_STEP
@@ -46,6 +49,7 @@ class RandomWalk(NamedTuple):
     resample: float = RESAMPLE_PROBABILITY
     mirror: float = MIRROR_PROBABILITY
     redraw: float = REDRAW_PROBABILITY
+    restart: float = RESTART_PROBABILITY
 
     def step_size(self, address_id: Ids) -> Floats:
         """`(C,)` step sizes at addresses."""
@@ -59,14 +63,13 @@ class RandomWalk(NamedTuple):
     ) -> tuple[NDArray[np.int8], Floats]:
         """A small step for every chain, sometimes or for categorical draws a prior draw; see `metropolis.Kernel`."""
         kind, noise = rng.random(len(z)), rng.standard_normal(len(z))
-        thresholds = np.cumsum([self.redraw, self.resample, self.mirror])
-        move = np.array([Move.REDRAW, Move.RESAMPLE, Move.MIRROR, Move.WALK])[
-            np.searchsorted(thresholds, kind)
-        ]
-        move = np.where(categorical & (move != Move.REDRAW), Move.RESAMPLE, move)
+        thresholds = np.cumsum([self.restart, self.redraw, self.resample, self.mirror])
+        moves = np.array([Move.RESTART, Move.REDRAW, Move.RESAMPLE, Move.MIRROR, Move.WALK], np.int8)
+        move = moves[np.searchsorted(thresholds, kind)]
+        move = np.where(categorical & ((move == Move.MIRROR) | (move == Move.WALK)), Move.RESAMPLE, move)
         step = np.where(move == Move.RESAMPLE, 1.0, self.step_size(address_id))
         rho = np.where(move == Move.MIRROR, -1.0, 1.0) * np.sqrt(1 - step**2)
-        return move.astype(np.int8), rho * z + step * noise
+        return np.asarray(move), rho * z + step * noise
 
     def adapted(self, info: Info) -> RandomWalk:
         """The kernel after learning from one step: larger steps where too many are accepted, else smaller."""
@@ -143,5 +146,5 @@ def _unchanged(kernel: RandomWalk, info: Info) -> RandomWalk:
 def _settings(kernel: RandomWalk, simulator: Executes) -> dict[str, Any]:
     learnt = np.flatnonzero(kernel.num_walks > 0)
     steps = {simulator.addresses[int(i)].address: float(np.exp(kernel.log_step[i])) for i in learnt}
-    shares = {"resample": kernel.resample, "mirror": kernel.mirror, "redraw": kernel.redraw}
+    shares = {name: getattr(kernel, name) for name in ("resample", "mirror", "redraw", "restart")}
     return {"first_step": kernel.first_step, "step_size": steps, **shares}

@@ -1,0 +1,126 @@
+"""Inference compilation: importance sampling from a trained network (Le, Baydin and Wood, AISTATS 2017).
+
+The only module here that imports `ppx_proposals`, and with it torch, and only when a function is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ppx_inference.arguments import checked_count, checked_seed
+from ppx_inference.importance import independent_traces
+from ppx_inference.posterior import Posterior
+from ppx_inference.progress import Progress, reporting
+from ppx_server.executor import Executes, Observations
+from ppx_server.script import Guide
+
+if TYPE_CHECKING:
+    from ppx_proposals.config import TrainingConfig
+    from ppx_proposals.proposal import Proposal
+    from ppx_proposals.training import TrainingReport
+
+
+class Guides(Protocol):
+    """What inference needs of a proposal."""
+
+    def guide(self, observations: Observations) -> Guide:
+        """Who answers draws, given observations."""
+
+
+def inference_compilation(
+    simulator: Executes,
+    observations: Observations,
+    *,
+    proposal: Guides,
+    num_traces: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Posterior:
+    """Samples traces from a trained proposal and weights them by prior x likelihood / proposal.
+
+    Args:
+        simulator: The simulator the proposal was trained on.
+        observations: Values by name, or by (name, visit).
+        proposal: What `train` returned, or a checkpoint loaded by `ppx_proposals`.
+        num_traces: Executions.
+        seed: Seed of the run.
+        progress: Who is told how far it is; None for a bar if stderr is a terminal.
+
+    Returns:
+        Weighted traces with `log_evidence` and `pareto_k`.
+
+    Raises:
+        CheckpointError: The proposal was trained for other observations.
+        ObservationError: An observation is missing, never asked for, or of another shape.
+        SimulatorError: A simulator failed; `error.partial` is the posterior of what had finished, or None.
+    """
+    return independent_traces(
+        "inference_compilation",
+        simulator,
+        observations,
+        num_traces=num_traces,
+        seed=seed,
+        progress=progress,
+        guide=proposal.guide(observations),
+    )
+
+
+def train(
+    simulator: Executes,
+    observed: Sequence[str],
+    *,
+    num_traces: int,
+    seed: int = 0,
+    config: TrainingConfig | None = None,
+    proposal: Proposal | None = None,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Proposal:
+    """Trains a proposal network on executions from the prior; see `ppx_proposals.training.train`.
+
+    Ctrl-C ends training early and returns what was learnt.
+
+    Args:
+        simulator: The simulator.
+        observed: Names of the observations that will be given.
+        num_traces: Executions to learn from in all.
+        seed: Seed of the executions; another one than for inference.
+        config: Sizes of the network and settings of the training; None for the defaults.
+        proposal: A proposal to continue.
+        checkpoint: Folder where the proposal is saved; if it holds one, that is continued.
+        device: `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"`, ...
+        progress: Who is told how far it is; None for a bar if stderr is a terminal.
+
+    Returns:
+        The proposal, for `inference_compilation`; `proposal.save(path)` keeps it.
+
+    Raises:
+        ObservationError: A name is never observed, or observations of different traces do not fit together.
+        CheckpointError: The proposal to continue belongs to other observations or another simulator.
+        SimulatorError: A simulator failed.
+    """
+    from ppx_proposals import training
+
+    num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
+    with reporting(progress, num_traces, "train") as reporter:
+        learnt = 0
+
+        def on_step(report: TrainingReport) -> None:
+            nonlocal learnt
+            reporter.advance(report.step.num_traces - learnt, f"(loss {report.step.validation_loss:.3f})")
+            learnt = report.step.num_traces
+
+        return training.train(
+            simulator,
+            observed,
+            num_traces=num_traces,
+            seed=seed,
+            config=config,
+            proposal=proposal,
+            checkpoint=checkpoint,
+            device=device,
+            on_step=on_step,
+        )

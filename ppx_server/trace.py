@@ -57,17 +57,23 @@ def segment_sum(values: Floats, offsets: Ints) -> Floats:
     return sums
 
 
+def _positions(rows: ArrayLike, size: int) -> Ints:
+    """Positions `(R,)`, given as such or as a mask `(size,)`."""
+    rows = np.asarray(rows)
+    return np.arange(size)[rows] if rows.dtype == np.bool_ else rows.astype(np.int64)
+
+
 def gather(offsets: Ints, rows: ArrayLike) -> tuple[Ints, Ints]:
     """Positions of the elements of chosen segments, and the offsets of the chosen segments after gathering.
 
     Args:
         offsets: `(K + 1,)`.
-        rows: `(R,)` segment numbers, repeats allowed.
+        rows: `(R,)` segment numbers, repeats allowed, or a mask `(K,)`.
 
     Returns:
         Positions `(sum of lengths,)` into the flat array, and new offsets `(R + 1,)`.
     """
-    rows = np.asarray(rows, np.int64)
+    rows = _positions(rows, len(offsets) - 1)
     counts = (offsets[1:] - offsets[:-1])[rows]
     new_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     starts = np.repeat(offsets[:-1][rows] - new_offsets[:-1], counts)
@@ -270,8 +276,8 @@ class TraceBatch:
         return found
 
     def select(self, traces: ArrayLike) -> TraceBatch:
-        """Chosen traces, in the given order, repeats allowed."""
-        traces = np.asarray(traces, np.int64)
+        """Chosen traces: positions in the wanted order, repeats allowed, or a mask `(K,)`."""
+        traces = _positions(traces, len(self))
         rows, offsets = gather(self.offsets, traces)
         return replace(
             self,

@@ -93,10 +93,14 @@ def _groups(
     codes: NDArray[np.uint8], sizes: NDArray[np.int64]
 ) -> Iterator[tuple[Family, int, NDArray[np.int64]]]:
     """Rows of each family and number of parameters."""
-    key = codes.astype(np.int64) << 32 | sizes
-    present = np.unique(key)
-    for value in present:
-        code, size = int(value) >> 32, int(value) & 0xFFFFFFFF
-        if code not in FAMILY_BY_CODE:
+    for code in np.flatnonzero(np.bincount(codes.astype(np.int64), minlength=1)):
+        group = FAMILY_BY_CODE.get(int(code))
+        if group is None:
             raise DistributionError(f"family code {code} is none of 1 to {len(FAMILY_BY_CODE)}")
-        yield FAMILY_BY_CODE[code], size, np.flatnonzero(key == value)
+        rows = np.flatnonzero(codes == code)
+        own = sizes[rows]
+        if (own == own[0]).all():
+            yield group, int(own[0]), rows
+            continue
+        for size in np.unique(own):
+            yield group, int(size), rows[own == size]

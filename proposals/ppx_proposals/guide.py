@@ -20,7 +20,7 @@ from scipy.special import log_ndtr, ndtr
 
 from ppx_proposals.batching import Z_FEATURE, ordered_feature, proper_interval, step_features
 from ppx_proposals.config import NetworkConfig
-from ppx_proposals.heads import NARROW_FLOAT64
+from ppx_proposals.heads import NARROW, SMALLEST
 from ppx_proposals.vocabulary import UNKNOWN, AddressKey, Vocabulary
 from ppx_proposals.weights import Single, Weights
 from ppx_server.address import AddressTable
@@ -141,6 +141,10 @@ class NetworkGuide:
 
     def choose(self, asks: Sequence[Ask], normals: Double) -> Sequence[Choice]:
         """See `Guide.choose`. Unknown addresses are drawn from the prior."""
+        with np.errstate(all="ignore"):  # weights that are not finite end in draws from the prior
+            return self._choose(asks, normals)
+
+    def _choose(self, asks: Sequence[Ask], normals: Double) -> list[Choice]:
         self.num_asks += len(asks)
         entries = [self._entry(ask) for ask in asks]
         elements = [self._element(ask) for ask in asks]
@@ -326,17 +330,18 @@ def _interval_log_ratio(low: float, high: float, log_weight: Double, mean: Doubl
     """log of a mixture's mass on an interval over that of N(0, 1); `heads.interval_log_ratio` for one draw."""
     a = np.append((low - mean) / scale, low)
     b = np.append((high - mean) / scale, high)
-    log_mass = _log_mass(a, b)
+    width = max(high - low, SMALLEST)
+    log_mass = _log_mass(a, b, np.append(width / scale, width))
     return float(_logsumexp((log_weight + log_mass[:-1])[None])[0] - log_mass[-1])
 
 
-def _log_mass(a: Double, b: Double) -> Double:
+def _log_mass(a: Double, b: Double, width: Double) -> Double:
     """`heads.log_mass` in NumPy; ends may be infinite."""
     a, b = np.clip(a, -1e9, 1e9), np.clip(b, -1e9, 1e9)
     mirrored = a + b > 0
     a, b = np.where(mirrored, -b, a), np.where(mirrored, -a, b)
-    width, middle = b - a, 0.5 * (a + b)
-    narrow = width < NARROW_FLOAT64
+    middle = 0.5 * (a + b)
+    narrow = width < NARROW
     log_b = log_ndtr(b)
     wide = log_b + np.log(-np.expm1(np.where(narrow, -1.0, log_ndtr(a) - log_b)))
     t = np.where(narrow, 0.5 * middle * width, 0.0)

@@ -26,9 +26,12 @@ from ppx_proposals.config import NetworkConfig
 
 _SPREAD = 0.5
 """Standard deviation of the components' initial means, whose mixture is N(0, 1) to within a KL divergence of 1e-3."""
-NARROW_FLOAT32, NARROW_FLOAT64 = 1e-2, 1e-4
+NARROW = 1e-4
 """Width, in standard deviations, below which an interval's mass is its width times the density at its middle."""
-_LARGE = 1e6
+_LARGE = 1e3
+"""Stands for infinity as the end of an interval."""
+SMALLEST = 1e-30
+"""Width of an interval that rounding has made empty."""
 
 
 class Mixture(NamedTuple):
@@ -87,20 +90,27 @@ def density_log_ratio(mixture: Mixture, z: Tensor) -> Tensor:
 
 
 def interval_log_ratio(mixture: Mixture, low: Tensor, high: Tensor) -> Tensor:
-    """log of the mixture's mass over that of N(0, 1), of intervals with ends `(S,)`, `(S,)`."""
-    low, high = low.clamp(-_LARGE, _LARGE)[:, None], high.clamp(-_LARGE, _LARGE)[:, None]
+    """log of the mixture's mass over that of N(0, 1), of intervals with ends `(S,)`, `(S,)`; float64 throughout.
+
+    In float32 the gradient of `log_ndtr` is garbage a few thousand standard deviations out, where a narrow component
+    may well be.
+    """
+    mixture = Mixture(*(part.double() for part in mixture))
+    low, high = (end.double().clamp(-_LARGE, _LARGE)[:, None] for end in (low, high))
     a, b = (low - mixture.mean) / mixture.scale, (high - mixture.mean) / mixture.scale
-    log_q = torch.logsumexp(mixture.log_weight + log_mass(a, b), dim=1)
-    return log_q - log_mass(low, high)[:, 0]
+    # Rounding may make a narrow interval empty; the same smallest width in q and p leaves the ratio of densities.
+    width = (high - low).clamp_min(SMALLEST)
+    log_q = torch.logsumexp(mixture.log_weight + log_mass(a, b, width / mixture.scale), dim=1)
+    return log_q - log_mass(low, high, width)[:, 0]
 
 
-def log_mass(a: Tensor, b: Tensor) -> Tensor:
-    """log (Phi(b) - Phi(a)) for a < b, precise in both tails and for narrow intervals."""
+def log_mass(a: Tensor, b: Tensor, width: Tensor) -> Tensor:
+    """log (Phi(b) - Phi(a)) for a < b and width b - a > 0, precise in both tails and for narrow intervals."""
     # In the upper tail Phi loses its digits: mirror the interval.
     mirrored = a + b > 0
     a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
-    width, middle = b - a, 0.5 * (a + b)
-    narrow = width < (NARROW_FLOAT64 if a.dtype == torch.float64 else NARROW_FLOAT32)
+    middle = 0.5 * (a + b)
+    narrow = width < NARROW
     # Phi(b) - Phi(a) = Phi(b) (1 - exp(log Phi(a) - log Phi(b)))
     log_b = torch.special.log_ndtr(b)
     below = (torch.special.log_ndtr(a) - log_b).masked_fill(narrow, -1.0)

@@ -86,7 +86,9 @@ class ProposalNetwork(nn.Module):
         if len(steps.ordered):
             mixture = self.mixture_head.mixture(_rows(inputs, steps.ordered), dtype)
             positions.append(steps.ordered)
-            values.append(defended(interval_log_ratio(mixture, steps.z_low, steps.z_high), defensive))
+            values.append(
+                defended(interval_log_ratio(mixture, steps.z_low, steps.z_high).to(dtype), defensive)
+            )
         if len(steps.categorical):
             offsets = torch.arange(steps.log_probs.shape[1], device=inputs.device)
             number = torch.where(

@@ -87,7 +87,7 @@ def bulk_ess(values: Floats) -> float:
     Args:
         values: `(C, T)`.
     """
-    if values.shape[1] < 4 or np.ptp(values) == 0 or not np.isfinite(values).all():
+    if values.shape[1] < 4 or not np.isfinite(values).all() or np.ptp(values) == 0:
         return math.nan
     with np.errstate(all="ignore"):
         return float(_estimators().ess(values, method="bulk"))
@@ -99,7 +99,7 @@ def r_hat(values: Floats) -> float:
     Args:
         values: `(C, T)`; one chain is compared with itself, first half against second.
     """
-    if values.shape[1] < 4 or np.ptp(values) == 0 or not np.isfinite(values).all():
+    if values.shape[1] < 4 or not np.isfinite(values).all() or np.ptp(values) == 0:
         return math.nan
     with np.errstate(all="ignore"):
         return float(_estimators().rhat(values))

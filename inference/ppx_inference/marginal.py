@@ -48,9 +48,10 @@ class Marginal:
         """The marginal of a quantity under the traces' weights `(K,)`, which sum to 1."""
         mine = weights[quantity.trace]
         present = float(mine.sum())
-        mine = mine / present if present > 0 else mine
+        present = 1.0 if present > 1.0 - 1e-12 else present
+        mine = mine / mine.sum() if present > 0 else mine
         name, values, trace, discrete = quantity
-        return cls(name, values, mine, min(present, 1.0), discrete, trace, chains, max_ess)
+        return cls(name, values, mine, present, discrete, trace, chains, max_ess)
 
     def mean(self) -> float | Floats:
         """Posterior mean: a float, or an array of shape S."""

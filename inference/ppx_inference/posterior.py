@@ -217,10 +217,10 @@ class Posterior:
         return tuple(found)
 
     def warn_if_doubtful(self) -> None:
-        """Issues one `TrustWarning` with all `doubts`, if there are any."""
+        """Issues one `TrustWarning` with all `doubts`, if there are any; for engines, at the line that called them."""
         if self.doubts:
             text = "; ".join(self.doubts)
-            warnings.warn(f"{self.provenance.engine}: {text}", diagnostics.TrustWarning, stacklevel=3)
+            warnings.warn(f"{self.provenance.engine}: {text}", diagnostics.TrustWarning, stacklevel=4)
 
     def expectation(self, f: Callable[[TraceBatch], ArrayLike]) -> float | Floats:
         """Posterior mean of a function of the traces, such as `lambda traces: traces.length`.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class ProgressReport(NamedTuple):
@@ -25,14 +25,18 @@ class ProgressReport(NamedTuple):
     message: str
 
 
-Progress = Callable[[ProgressReport], None]
-"""Receives reports, at most a few per second and once at the end."""
+class Progress(Protocol):
+    """Receives reports, at most ten per second and one at the end."""
+
+    def __call__(self, report: ProgressReport, /) -> None:
+        """Takes note of where a run stands."""
+
 
 _MIN_INTERVAL = 0.1
 """Seconds between reports."""
 
 
-def quiet(report: ProgressReport) -> None:
+def quiet(report: ProgressReport, /) -> None:
     """Shows nothing: pass `progress=quiet` to have no bar on a terminal either."""
 
 
@@ -93,7 +97,7 @@ def terminal_bar() -> Iterator[Progress]:
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None, rate=0.0)
 
-        def show(report: ProgressReport) -> None:
+        def show(report: ProgressReport, /) -> None:
             bar.update(
                 task, completed=report.done, total=report.total, description=report.message, rate=report.rate
             )

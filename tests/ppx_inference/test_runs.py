@@ -1,0 +1,239 @@
+"""What all engines share: arguments, interruption, failure, progress, chunks, schedules."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import ppx_inference
+import pytest
+from ppx_inference import (
+    TrustWarning,
+    importance,
+    importance_sampling,
+    inference_compilation,
+    lightweight_mh,
+    quiet,
+    random_walk_mh,
+)
+
+from ppx_server.errors import ObservationError, SimulatorCrashError
+from ppx_server.script import Choice
+
+ENGINES = [importance_sampling, lightweight_mh, random_walk_mh]
+
+
+def gaussian(ppx):
+    ppx.observe("Normal", ppx.sample("Normal", 0.0, 1.0, name="mu"), 1.0, name="y")
+
+
+class PriorGuide:
+    """A proposal that proposes the prior, shifted by a known amount in standard coordinates."""
+
+    shift = 0.5
+
+    def guide(self, observations):
+        return self
+
+    def begin(self, num_traces, addresses):
+        pass
+
+    def choose(self, asks, normals):
+        # log q - log p at z, for q = N(shift, 1) and p = N(0, 1).
+        z = normals[:, 1] + self.shift
+        return [Choice(float("nan"), v, self.shift * v - self.shift**2 / 2) for v in z.tolist()]
+
+
+@pytest.fixture
+def failing(in_process):
+    """A simulator class that raises an error at the n-th call of `execute`."""
+
+    class Failing(in_process):
+        def __init__(self, model, error, at):
+            super().__init__(model)
+            self.error, self.left = error, at
+
+        def execute(self, scripts, observations, guide=None):
+            traces = super().execute(scripts, observations, guide)
+            self.left -= 1
+            if self.left == 0:
+                if isinstance(self.error, SimulatorCrashError):
+                    # As the executor does: what finished, here all but the third trace.
+                    self.error.completed = traces.select(np.flatnonzero(np.arange(len(traces)) != 2))
+                raise self.error
+            return traces
+
+    return Failing
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_traces": 0}, "num_traces must be at least 1, not 0"),
+        ({"num_traces": 2.5}, "num_traces must be a whole number, not 2.5"),
+        ({"num_traces": 10, "seed": -1}, "seed must be at least 0"),
+        ({"num_traces": 10, "seed": 2**64}, r"seed must be below 2\*\*64"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(engine, arguments, message, in_process):
+    with pytest.raises(ValueError, match=message):
+        engine(in_process(gaussian), {"y": 0.0}, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_chains": 0}, "num_chains must be at least 1"),
+        ({"burn_in": -1}, "burn_in must be at least 0"),
+        ({"thinning": 0}, "thinning must be at least 1"),
+        ({"thinning": 20}, "thinning 20 keeps none of the 13 states"),
+        ({"step_size": 1.5}, r"step_size must be in \(0, 1\]"),
+    ],
+)
+def test_schedules_out_of_range_are_refused(arguments, message, in_process):
+    with pytest.raises(ValueError, match=message):
+        random_walk_mh(in_process(gaussian), {"y": 0.0}, num_traces=100, **arguments)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_wrong_observation_names_are_refused(engine, in_process):
+    with pytest.raises(ObservationError):
+        engine(in_process(gaussian), {"y": 0.0, "typo": 1.0}, num_traces=100)
+
+
+def test_importance_traces_do_not_depend_on_chunks(in_process, monkeypatch):
+    first = importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=300, seed=1)
+    monkeypatch.setattr(importance, "_FIRST_CHUNK", 7)
+    monkeypatch.setattr(importance, "_LARGEST_CHUNK", 7)
+    again = importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=300, seed=1)
+    assert np.array_equal(first.traces.value, again.traces.value)
+    assert again.traces.index.tolist() == list(range(300))
+
+
+def test_inference_compilation_weighs_by_the_proposal(in_process):
+    posterior = inference_compilation(
+        in_process(gaussian), {"y": 1.0}, proposal=PriorGuide(), num_traces=2000, seed=1
+    )
+    z = posterior.traces.z
+    likelihood = posterior.traces.log_likelihood
+    assert posterior.log_weight == pytest.approx(likelihood - 0.5 * z + 0.125)
+    assert posterior["mu"].mean() == pytest.approx(0.5, abs=4 * 0.71 / np.sqrt(posterior.ess))
+    # The evidence is that of N(0, sqrt 2) at 1.
+    assert posterior.log_evidence == pytest.approx(-0.25 - 0.5 * np.log(4 * np.pi), abs=0.1)
+
+
+def test_an_interrupted_run_keeps_its_finished_chunks(failing):
+    simulator = failing(gaussian, KeyboardInterrupt(), at=3)
+    with pytest.warns(TrustWarning, match="the run was interrupted"):
+        posterior = importance_sampling(simulator, {"y": 0.0}, num_traces=100_000)
+    assert posterior.provenance.interrupted
+    assert posterior.traces.index.tolist() == list(range(len(posterior)))
+    assert len(posterior) == 64 + 128
+
+
+def test_interrupted_chains_keep_equal_lengths(failing):
+    simulator = failing(gaussian, KeyboardInterrupt(), at=50)
+    with pytest.warns(TrustWarning, match="the run was interrupted"):
+        posterior = lightweight_mh(simulator, {"y": 0.0}, num_traces=100_000, num_chains=4, burn_in=40)
+    # One call for the first states, ten of burn-in, the last one in vain.
+    assert len(posterior) == 4 * (50 - 1 - 10 - 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_interruption_before_anything_is_done_is_passed_on(engine, failing):
+    with pytest.raises(KeyboardInterrupt):
+        engine(failing(gaussian, KeyboardInterrupt(), at=1), {"y": 0.0}, num_traces=1000)
+
+
+def test_a_crash_keeps_the_traces_up_to_the_first_gap(failing):
+    simulator = failing(gaussian, SimulatorCrashError("it is gone"), at=2)
+    with pytest.raises(SimulatorCrashError) as caught:
+        importance_sampling(simulator, {"y": 0.0}, num_traces=1000)
+    partial = caught.value.partial
+    assert partial.provenance.interrupted
+    assert partial.traces.index.tolist() == list(range(64 + 2))
+
+
+@pytest.mark.parametrize("engine", [lightweight_mh, random_walk_mh])
+def test_a_crash_keeps_the_chains(engine, failing):
+    simulator = failing(gaussian, SimulatorCrashError("it is gone"), at=30)
+    with pytest.raises(SimulatorCrashError) as caught:
+        engine(simulator, {"y": 0.0}, num_traces=1000, burn_in=0, num_chains=2)
+    assert len(caught.value.partial) == 2 * 28
+
+
+def test_a_crash_at_the_start_has_nothing_to_keep(failing):
+    with pytest.raises(SimulatorCrashError) as caught:
+        lightweight_mh(failing(gaussian, SimulatorCrashError("it is gone"), at=1), {"y": 0.0}, num_traces=100)
+    assert caught.value.partial is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_progress_ends_with_everything_done(engine, in_process):
+    reports = []
+    engine(in_process(gaussian), {"y": 0.0}, num_traces=1000, progress=reports.append)
+    assert reports[-1].done == reports[-1].total >= 1000
+    assert reports[-1].rate > 0
+    assert engine.__name__.replace("_", " ") in reports[-1].message
+
+
+def test_without_a_terminal_a_run_is_quiet(in_process, capfd):
+    importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=500)
+    importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=500, progress=quiet)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_executions_are_counted_as_documented(in_process):
+    simulator = in_process(gaussian)
+    posterior = random_walk_mh(simulator, {"y": 0.0}, num_traces=2001, num_chains=10, burn_in=101, thinning=3)
+    # 201 steps of 10 chains, every third kept; 11 steps of burn-in; 80 candidates for the first states.
+    assert len(posterior) == 10 * 67
+    assert posterior.provenance.num_executions == simulator.num_executed == 80 + 110 + 2010
+    assert posterior.provenance.num_chains == 10
+    assert 0 < posterior.provenance.acceptance_rate < 1
+    assert posterior.provenance.traces_per_second > 0
+
+
+def test_every_execution_of_a_chain_has_its_own_index(in_process):
+    seen = []
+
+    class Recording(in_process):
+        def execute(self, scripts, observations, guide=None):
+            seen.extend(scripts.index.tolist())
+            return super().execute(scripts, observations, guide)
+
+    lightweight_mh(Recording(gaussian), {"y": 0.0}, num_traces=1000)
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_public_names_are_these():
+    assert ppx_inference.__all__ == [
+        "Marginal",
+        "Posterior",
+        "Progress",
+        "ProgressReport",
+        "Provenance",
+        "Simulator",
+        "SummaryRow",
+        "TrustWarning",
+        "importance_sampling",
+        "inference_compilation",
+        "lightweight_mh",
+        "quiet",
+        "random_walk_mh",
+        "train",
+    ]
+    for name in ppx_inference.__all__:
+        assert getattr(ppx_inference, name).__doc__, name
+    assert set(ppx_inference.__all__) <= set(dir(ppx_inference))
+
+
+def test_importing_the_package_loads_nothing_slow():
+    code = (
+        "import sys, ppx_inference; "
+        "print([m for m in ('torch', 'pandas', 'xarray', 'scipy.stats', 'matplotlib', 'rich') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"

@@ -295,7 +295,7 @@ class TraceBatch:
         """Batches of one simulator and seed, one after the other.
 
         Raises:
-            ValueError: There is no batch, or the batches do not share one address table.
+            ValueError: There is no batch, or the batches do not share one address table and seed.
         """
         if not batches:
             raise ValueError("no batch to concatenate")
@@ -304,6 +304,8 @@ class TraceBatch:
             return first
         if any(b.addresses is not first.addresses for b in batches):
             raise ValueError("batches of different simulators do not share an address table")
+        if any(b.seed != first.seed for b in batches):
+            raise ValueError("batches of different seeds: a trace index says which trace it is within one seed only")
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(b, name) for b in batches])
             for name in (*_DRAW_COLUMNS, "index", "status")

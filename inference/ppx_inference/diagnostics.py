@@ -27,6 +27,8 @@ MAX_R_HAT = 1.05
 """Above it chains have not mixed. Vehtari et al. 2021 ask for 1.01, which short runs of good chains often exceed."""
 _MIN_TAIL = 25
 """Fewest weights from which arviz-stats makes a tail of five, the least it fits."""
+_MAX_SPREAD = 600.0
+"""Nats; weights of a tail that spreads wider underflow, and arviz-stats 0.8 then reports a small k-hat."""
 
 
 class TrustWarning(UserWarning):
@@ -64,7 +66,7 @@ def pareto_k(log_weight: Floats) -> float:
         log_weight: `(K,)`.
 
     Returns:
-        k-hat, or NaN with fewer than 25 finite weights.
+        k-hat, infinite if the tail spans more orders of magnitude than a double; NaN with fewer than 25 finite weights.
     """
     finite = log_weight[np.isfinite(log_weight)]
     if len(finite) < _MIN_TAIL:
@@ -73,6 +75,8 @@ def pareto_k(log_weight: Floats) -> float:
     tail = np.sort(finite)[-math.ceil(min(len(finite) / 5, 3 * math.sqrt(len(finite)))) - 1 :]
     if np.ptp(tail) < 1e-10:
         return 0.0
+    if np.ptp(tail) > _MAX_SPREAD:
+        return math.inf
     with np.errstate(all="ignore"):
         try:
             # arviz-stats takes the log likelihood of leave-one-out, which is minus the log weight.

@@ -27,6 +27,11 @@ def test_pareto_k_of_degenerate_weights():
     assert diagnostics.pareto_k(ruled_out) == diagnostics.pareto_k(some)
 
 
+@pytest.mark.parametrize("spread", [10, 100, 1e4, 1e6])
+def test_pareto_k_of_hopeless_weights_is_large(spread):
+    assert diagnostics.pareto_k(spread * np.random.default_rng(1).normal(size=1000)) > 2
+
+
 def test_effective_sample_size_of_weights():
     assert diagnostics.weighted_ess(np.full(10, 0.1)) == pytest.approx(10)
     assert diagnostics.weighted_ess(np.array([1.0, 0.0])) == 1.0

@@ -1,0 +1,462 @@
+"""The command line, driven as a user drives it: against real simulators, with mistakes and interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ppx_inference import Posterior
+from ppx_inference.cli.application import app
+from ppx_inference.cli.options import parse_observations
+from typer.testing import CliRunner, Result
+
+from ppx_server.errors import ObservationError
+from ppx_server.store import TraceStore
+
+GAUSSIAN = [sys.executable, str(Path(__file__).parents[2] / "simulators" / "gaussian" / "gaussian.py")]
+OBSERVE = ["--observe", "y0=8", "--observe", "y1=9"]
+EXACT_MEAN, EXACT_STD = 7.25, 0.91287
+COMMANDS = ["check", "prior", "train", "posterior", "show", "cpp-flags"]
+
+
+def ppx(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def document(result: Result, exit_code: int = 0) -> dict[str, Any]:
+    """The JSON document on stdout, which must hold nothing else."""
+    assert result.exit_code == exit_code, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ppx_inference.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stop_when(
+    process: subprocess.Popen[str], ready: Callable[[], bool], number: signal.Signals = signal.SIGINT
+) -> tuple[int, str, str]:
+    """Sends a signal to the process as soon as it is ready; returns its exit code, stdout and stderr."""
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Makes a simulator from the body of its `forward`; its command."""
+
+    def made(body: str) -> list[str]:
+        path = tmp_path / "model.py"
+        text = "import random\nimport ppx_client as ppx\nruns = 0\ndef forward():\n    global runs\n    runs += 1\n"
+        path.write_text(
+            text + textwrap.indent(textwrap.dedent(body), "    ") + "\nppx.serve(forward, name='model')\n"
+        )
+        return [sys.executable, str(path)]
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "checkpoint"
+    result = ppx(
+        "train",
+        "-o",
+        path,
+        "-n",
+        "1500",
+        "--lstm-size",
+        "16",
+        "--batch-size",
+        "64",
+        "--json",
+        "--",
+        *GAUSSIAN,
+    )
+    found = document(result)
+    assert (found["observed"], found["num_traces"], found["stopped"]) == (["y0", "y1"], 1500, "done")
+    return path
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_shows_an_example(self, command: str) -> None:
+        result = ppx(command, "--help")
+        assert result.exit_code == 0
+        assert re.search(rf"Examples?:\s.*(ppx {command}|\(ppx {command})", result.stdout, re.DOTALL)
+
+    def test_ppx_alone_lists_the_commands(self) -> None:
+        assert all(command in ppx().output for command in COMMANDS)
+
+
+class TestCheck:
+    def test_a_sound_simulator_passes(self) -> None:
+        found = document(ppx("check", "--json", "--", *GAUSSIAN))
+        assert found["passed"]
+        assert found["model_name"] == "gaussian"
+        assert [c["check"] for c in found["checks"]] == [
+            "handshake",
+            "prior traces",
+            "replay",
+            "observations",
+            "restart",
+            "names",
+        ]
+        mu = next(row for row in found["addresses"] if row["name"] == "mu")
+        assert (mu["kind"], mu["family"], mu["visits"], mu["shape"]) == ("draw", "Normal", 2, [])
+
+    def test_options_after_the_command_belong_to_the_simulator(self) -> None:
+        result = ppx("check", *GAUSSIAN, "--marsaglia")
+        assert result.exit_code == 0, result.output
+        assert "gaussian_marsaglia" in result.stdout
+        assert "FAIL" not in result.stdout
+
+    @pytest.mark.parametrize(
+        ("body", "check", "remedy"),
+        [
+            (
+                "ppx.observe(ppx.Normal(ppx.sample(ppx.Normal(0, 1), name='x'), 1), name='y'); return random.random()",
+                "replay",
+                "PPX",
+            ),
+            (
+                "ppx.observe(ppx.Normal(ppx.sample(ppx.Normal(0, 1), name=f'x{runs}'), 1), name='y')",
+                "replay",
+                "global",
+            ),
+            ("ppx.sample(ppx.Normal(0, 1), name='x')", "observations", "observe"),
+            ("ppx.observe(ppx.Normal(0, 1), name='y')", "prior traces", "sample"),
+        ],
+        ids=["hidden randomness", "state between runs", "nothing observed", "nothing drawn"],
+    )
+    def test_a_defect_fails_its_check_with_a_remedy(
+        self, model: Callable[[str], list[str]], body: str, check: str, remedy: str
+    ) -> None:
+        found = document(ppx("check", "--json", "--", *model(body)), exit_code=1)
+        failed = {c["check"]: c for c in found["checks"] if not c["passed"]}
+        assert check in failed
+        assert remedy in failed[check]["remedy"]
+
+    def test_a_command_that_fails_is_quoted(self) -> None:
+        result = ppx("check", "--", "bash", "-c", "echo no data card found; exit 3")
+        assert result.exit_code == 1
+        assert "FAIL" in result.stdout
+        assert "exit code 3" in result.stdout
+        assert "no data card found" in result.stdout
+
+
+class TestMistakes:
+    def test_no_simulator_at_the_address(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        result = ppx("prior", "--timeout", "0.5", "--json", "--address", address)
+        assert document(result, exit_code=1)["error"]["type"] == "SimulatorStartError"
+        assert result.stderr.startswith("error:")
+        assert address in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["prior"],
+            ["prior", "--address", "tcp://localhost:1", "--", "true"],
+            ["prior", "--resume", "--", "true"],
+            ["posterior", "-e", "ic", *OBSERVE, "--", "true"],
+            ["posterior", "-e", "importance", "--chains", "3", *OBSERVE, "--", "true"],
+            ["posterior", "-e", "nonsense", *OBSERVE, "--", "true"],
+            ["train", "--", "true"],
+        ],
+        ids=" ".join,
+    )
+    def test_wrong_usage_exits_with_2(self, arguments: list[str]) -> None:
+        assert ppx(*arguments).exit_code == 2
+
+    @pytest.mark.parametrize(
+        ("observe", "message"),
+        [
+            (["--observe", "y0=8"], "y1"),
+            ([*OBSERVE, "--observe", "typo=1"], "never observes 'typo'"),
+            (["--observe", "y0=abc"], "neither a number"),
+            ([], "nothing is observed"),
+        ],
+        ids=["missing", "unknown", "no number", "none"],
+    )
+    def test_wrong_observations_give_one_clear_line(self, observe: list[str], message: str) -> None:
+        result = ppx("posterior", "-e", "importance", "-n", "10", *observe, "--", *GAUSSIAN)
+        assert result.exit_code == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+    def test_what_exists_is_not_overwritten(self, tmp_path: Path) -> None:
+        (tmp_path / "kept").write_text("mine")
+        for command in (["prior"], ["posterior", *OBSERVE], ["train"]):
+            result = ppx(*command, "-o", tmp_path, "--", *GAUSSIAN)
+            assert result.exit_code == 1
+            assert "already" in result.stderr
+
+    def test_show_says_what_is_missing(self, tmp_path: Path) -> None:
+        result = ppx("show", tmp_path / "nothing")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error:")
+
+
+class TestObservations:
+    def test_numbers_arrays_visits_and_files(self, tmp_path: Path) -> None:
+        image = np.arange(6.0).reshape(2, 3)
+        np.save(tmp_path / "image.npy", image)
+        np.savetxt(tmp_path / "image.csv", image, delimiter=",")
+        (tmp_path / "image.json").write_text(json.dumps(image.tolist()))
+        (tmp_path / "several.json").write_text('{"a": 1, "b[2]": [1, 2]}')
+        found = parse_observations(
+            ["x=1.5", "v=[1, 2]", "y[1]=-2e3", f"@{tmp_path}/several.json"]
+            + [f"{kind}=@{tmp_path}/image.{kind}" for kind in ("npy", "csv", "json")]
+        )
+        assert found["x"] == 1.5
+        assert found["x"].shape == ()
+        assert found["v"].tolist() == [1, 2]
+        assert found["y", 1] == -2000
+        assert found["a"] == 1
+        assert found["b", 2].tolist() == [1, 2]
+        for kind in ("npy", "csv", "json"):
+            np.testing.assert_array_equal(found[kind], image)
+
+    @pytest.mark.parametrize(
+        "texts",
+        [
+            ["y"],
+            ["=1"],
+            ["y="],
+            ["y=[1, [2]]"],
+            ["y=1", "y=2"],
+            ["y=@/nowhere.npy"],
+            ["y=@README.md"],
+            ["@/nowhere.json"],
+        ],
+        ids=" ".join,
+    )
+    def test_mistakes(self, texts: list[str]) -> None:
+        with pytest.raises(ObservationError):
+            parse_observations(texts)
+
+    def test_pickles_are_refused(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "bad.npy", np.array([{}], dtype=object), allow_pickle=True)
+        with pytest.raises(ObservationError, match="pickle"):
+            parse_observations([f"y=@{tmp_path}/bad.npy"])
+
+
+class TestPrior:
+    def test_summary(self) -> None:
+        found = document(ppx("prior", "-n", "400", "--seed", "3", "--json", "--", *GAUSSIAN))
+        mu = found["quantities"]["mu"]
+        assert mu["mean"] == pytest.approx(1.0, abs=4 * 5**0.5 / 400**0.5)
+        assert mu["std"] == pytest.approx(5**0.5, rel=0.2)
+        assert found["traces_per_second"] > 0
+
+    def test_a_resumed_store_is_that_of_one_run(self, tmp_path: Path) -> None:
+        for n, more in ((70, []), (150, ["--resume"])):
+            result = ppx(
+                "prior", "-n", str(n), "--seed", "5", "-o", tmp_path / "parts", *more, "--", *GAUSSIAN
+            )
+            assert result.exit_code == 0, result.output
+        ppx("prior", "-n", "150", "--seed", "5", "-o", tmp_path / "whole", "--", *GAUSSIAN)
+        parts, whole = (TraceStore.open(tmp_path / name).read() for name in ("parts", "whole"))
+        assert parts.index.tolist() == list(range(150))
+        np.testing.assert_array_equal(parts.value, whole.value)
+        other_seed = ppx(
+            "prior", "-n", "9", "--seed", "6", "-o", tmp_path / "parts", "--resume", "--", *GAUSSIAN
+        )
+        assert other_seed.exit_code == 1
+        assert "seed 5" in other_seed.stderr
+        shown = document(ppx("show", tmp_path / "whole", "--json"))
+        assert shown["num_traces"] == 150
+
+
+class TestPosterior:
+    @pytest.mark.parametrize("engine", ["importance", "lmh", "rmh"])
+    def test_engines_find_the_exact_posterior(self, engine: str, tmp_path: Path) -> None:
+        run = [
+            "posterior",
+            "-e",
+            engine,
+            "-n",
+            "3000",
+            "--seed",
+            "2",
+            *OBSERVE,
+            "-o",
+            tmp_path / "result",
+            "--json",
+        ]
+        found = document(ppx(*run, "--", *GAUSSIAN))
+        mu = found["quantities"]["mu"]
+        assert mu["mean"] == pytest.approx(EXACT_MEAN, abs=4 * EXACT_STD / mu["ess"] ** 0.5)
+        saved = Posterior.open(tmp_path / "result")
+        assert saved["mu"].mean() == pytest.approx(mu["mean"])
+        shown = document(ppx("show", tmp_path / "result", "--json"))
+        assert shown["quantities"] == found["quantities"]
+        assert f"{mu['mean']:.4g}" in ppx("show", tmp_path / "result").stdout
+
+    def test_inference_compilation_with_a_checkpoint(self, checkpoint: Path) -> None:
+        found = document(
+            ppx("posterior", "--proposal", checkpoint, "-n", "400", *OBSERVE, "--json", "--", *GAUSSIAN)
+        )
+        assert found["engine"] == "inference_compilation"
+        mu = found["quantities"]["mu"]
+        assert mu["mean"] == pytest.approx(EXACT_MEAN, abs=4 * EXACT_STD / mu["ess"] ** 0.5)
+
+    def test_doubts_are_one_line_on_stderr(self) -> None:
+        result = ppx("posterior", "-e", "importance", "-n", "50", *OBSERVE, "--", *GAUSSIAN)
+        assert result.exit_code == 0
+        assert "warning: importance_sampling: effective sample size" in result.stderr
+        assert "warning" not in result.stdout
+
+    def test_a_failing_simulator_keeps_what_was_finished(
+        self, model: Callable[[str], list[str]], tmp_path: Path
+    ) -> None:
+        command = model(
+            """
+            x = ppx.sample(ppx.Normal(0, 1), name="x")
+            if runs == 100:
+                raise ArithmeticError("cross section is negative")
+            ppx.observe(ppx.Normal(x, 1), name="y")
+            """
+        )
+        run = ["posterior", "-e", "importance", "--workers", "1", "-n", "500", "--observe", "y=0.5"]
+        result = ppx(*run, "-o", tmp_path / "result", "--", *command)
+        assert result.exit_code == 1
+        assert "cross section is negative" in result.stderr
+        assert len(Posterior.open(tmp_path / "result")) == 99
+
+
+class TestTrain:
+    def test_resume_and_show(self, checkpoint: Path, tmp_path: Path) -> None:
+        found = document(
+            ppx(
+                "train",
+                "-o",
+                checkpoint,
+                "-n",
+                "1700",
+                "--batch-size",
+                "64",
+                "--resume",
+                "--json",
+                "--",
+                *GAUSSIAN,
+            )
+        )
+        assert found["num_traces"] == 1700
+        shown = ppx("show", checkpoint, "--plot", tmp_path / "training.png")
+        assert "1,700 traces" in shown.stdout
+        assert (tmp_path / "training.png").stat().st_size > 5000
+
+    def test_an_observation_that_is_not_there(self, tmp_path: Path) -> None:
+        result = ppx("train", "-o", tmp_path / "c", "-n", "64", "--observed", "typo", "--", *GAUSSIAN)
+        assert result.exit_code == 1
+        assert "typo" in result.stderr
+
+
+class TestInterruption:
+    def test_prior_keeps_its_store(self, tmp_path: Path) -> None:
+        store = tmp_path / "traces"
+        process = start("prior", "-n", "10000000", "-o", store, "--json", "--", *GAUSSIAN)
+        code, out, err = stop_when(process, (store / "shard-000001.arrow").exists)
+        assert code == 130
+        kept = TraceStore.open(store)
+        assert 0 < len(kept.read()) == len(kept)
+        assert f"{len(kept):,} traces" in err
+        assert json.loads(out)["interrupted"]
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_posterior_keeps_its_traces(self, number: signal.Signals, tmp_path: Path) -> None:
+        trigger = tmp_path / "runs"
+        counting = f"import ppx_client as ppx, pathlib\nfile = pathlib.Path({str(trigger)!r})\nruns = 0\n"
+        counting += textwrap.dedent(
+            """
+            def forward():
+                global runs
+                runs += 1
+                if runs == 600:
+                    file.touch()
+                ppx.observe(ppx.Normal(ppx.sample(ppx.Normal(0, 1), name="x"), 1), name="y")
+
+            ppx.serve(forward, name="counting")
+            """
+        )
+        (tmp_path / "counting.py").write_text(counting)
+        run = ["posterior", "-e", "importance", "-n", "10000000", "--workers", "1", "--observe", "y=1"]
+        process = start(*run, "-o", tmp_path / "result", "--", sys.executable, tmp_path / "counting.py")
+        code, out, err = stop_when(process, trigger.exists, number)
+        assert code == 130
+        kept = Posterior.open(tmp_path / "result")
+        assert kept.provenance.interrupted
+        assert f"the {len(kept):,} traces that were finished are in" in err
+        assert "importance sampling" in out
+
+    def test_training_keeps_its_checkpoint(self, tmp_path: Path) -> None:
+        folder = tmp_path / "checkpoint"
+        log = tmp_path / "log"
+        script = (
+            "import ppx_client as ppx, pathlib\nruns = 0\ndef forward():\n    global runs\n    runs += 1\n"
+        )
+        script += f"    if runs == 900: pathlib.Path({str(log)!r}).touch()\n"
+        script += "    ppx.observe(ppx.Normal(ppx.sample(ppx.Normal(0, 1), name='x'), 1), name='y')\n"
+        script += "ppx.serve(forward, name='counting')\n"
+        (tmp_path / "counting.py").write_text(script)
+        sizes = ["--lstm-size", "16", "--batch-size", "32"]
+        process = start(
+            "train", "-o", folder, "-n", "10000000", *sizes, "--", sys.executable, tmp_path / "counting.py"
+        )
+        code, _, err = stop_when(process, log.exists)
+        assert code == 130
+        assert "go on with --resume" in err
+        assert document(ppx("show", folder, "--json"))["stopped"] == "interrupted"
+
+    def test_nothing_finished_is_said(self, tmp_path: Path) -> None:
+        started = tmp_path / "started"
+        process = start("posterior", "--observe", "y=1", "--", "bash", "-c", f"touch {started}; sleep 100")
+        code, _, err = stop_when(process, started.exists)
+        assert code == 130
+        assert "nothing" in err
+
+
+def test_results_go_to_stdout_and_nothing_else_does() -> None:
+    run = [sys.executable, "-m", "ppx_inference.cli", "posterior", "-n", "300", *OBSERVE, "--", *GAUSSIAN]
+    result = subprocess.run(
+        run, capture_output=True, text=True, check=True, env={**os.environ, "TERM": "xterm-256color"}
+    )
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "mu" in result.stdout
+    assert "/s" not in result.stderr  # no progress bar
+
+
+def test_cpp_flags_compile_a_simulator(tmp_path: Path) -> None:
+    result = ppx("cpp-flags")
+    if result.exit_code:
+        assert "apt-get install" in result.stderr
+        pytest.skip("no C++ toolchain")
+    (tmp_path / "simulator.cpp").write_text("#include <ppx_client.hpp>\n")
+    command: Sequence[str] = ["g++", "-std=c++17", "-fsyntax-only", "simulator.cpp", *result.stdout.split()]
+    subprocess.run(command, check=True, cwd=tmp_path)

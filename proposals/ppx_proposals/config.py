@@ -62,6 +62,8 @@ class TrainingConfig:
         num_validation: Traces that are held out to measure the loss; they are executed in addition.
         validation_interval: Seconds between measurements on them.
         max_seconds: Training stops at this wall-clock time; None for no limit.
+        num_threads: Threads for arithmetic on the CPU while training. None takes at most half of the cores: the
+            simulators need the others, and threads that wait for each other cost more than they give.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -76,10 +78,13 @@ class TrainingConfig:
     num_validation: int = 512
     validation_interval: float = 2.0
     max_seconds: float | None = None
+    num_threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_chunk < 1 or self.num_validation < 1:
-            raise ValueError(f"batch_size, max_chunk and num_validation must be at least 1: {self}")
+        if min(self.batch_size, self.max_chunk, self.num_validation, self.num_threads or 1) < 1:
+            raise ValueError(
+                f"batch_size, max_chunk, num_validation and num_threads must be at least 1: {self}"
+            )
         if not self.max_grad_norm > 0.0:
             raise ValueError(f"max_grad_norm must be > 0, not {self.max_grad_norm}")
         if self.max_seconds is not None and not self.max_seconds > 0.0:

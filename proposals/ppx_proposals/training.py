@@ -11,6 +11,7 @@ traces are executed, and a run that is stopped at a minibatch and resumed is the
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -205,7 +206,7 @@ class _Training:
             max_chunk=self._config.max_chunk,
         )
         try:
-            with _interruptible() as interrupted, production:
+            with _threads(self._config.num_threads), _interruptible() as interrupted, production:
                 state.stopped = self._learn(production, interrupted)
         except KeyboardInterrupt:
             state.stopped = "interrupted"
@@ -268,6 +269,17 @@ class _Training:
         if math.isfinite(float(norm)):
             self._optimizer.step()
         return float(loss.detach())
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Sets the number of threads for arithmetic, for the duration of training."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or max(1, min(before, (os.cpu_count() or 1) // 2)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

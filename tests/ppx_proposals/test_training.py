@@ -221,16 +221,20 @@ def test_time_limit(gaussian) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_trained_guide_gives_good_weights(simulator, models) -> None:  # type: ignore[no-untyped-def]
-    """A few seconds of training raise the effective sample size well above that of the prior."""
-    sim = simulator(models["branching"])
-    config = replace(CONFIG, network=replace(SMALL, lstm_size=48), lr=5e-3)
-    proposal = train(sim, ["total", "grid"], num_traces=4000, seed=1, config=config, device="cpu")
-    given = {"total": 6.0, "sometimes": 5.0, "grid": np.full((3, 4, 5), 6.0)}
+    """A little training beats the prior, and the weights give the exact evidence."""
+    sim = simulator(models["marsaglia"])
+    config = replace(CONFIG, network=replace(SMALL, lstm_size=64, head_size=64), batch_size=32)
+    proposal = train(sim, ["y"], num_traces=12_000, seed=1, config=config, device="cpu")
+    given = {"y": 6.0, ("y", 1): 7.0}
     ess = []
     for guide, otherwise in ((None, Otherwise.PRIOR), (proposal.guide(given), Otherwise.ASK)):
-        traces = sim.execute(ScriptBatch.empty(9, np.arange(500), otherwise), given, guide)
-        weight = np.exp(traces.log_weight - traces.log_weight.max())
+        traces = sim.execute(ScriptBatch.empty(9, np.arange(1000), otherwise), given, guide)
+        weight = np.exp(traces.log_weight)
         ess.append(float(weight.sum() ** 2 / (weight**2).sum()))
+        # Exact evidence: y ~ N(1, [[7, 5], [5, 7]]).
+        exact = -math.log(2 * math.pi) - 0.5 * math.log(24.0) - 0.5 * (5.5**2 * 2 / 12.0 + 2 * 0.5**2 / 2.0)
+        tolerance = 4.0 * float(weight.std()) / math.sqrt(len(weight))
+        assert float(weight.mean()) == pytest.approx(math.exp(exact), abs=tolerance)
     assert ess[1] > 2.0 * ess[0]
 
 

@@ -20,6 +20,8 @@ from ppx_server.trace import Status, TraceBatch
 
 _CHUNK_SECONDS = 0.5
 """How long a chunk should take: an interrupt waits for it."""
+_FIRST_CHUNK = 16
+"""Traces executed at once at first, and at least."""
 _WAIT = 0.1
 """Seconds between looks at whether somebody wants to stop."""
 
@@ -63,7 +65,7 @@ class Production:
         self._vocabulary = Vocabulary(proposal.addresses)
         self._seed, self._indices = seed, indices
         self._batch_size = batch_size
-        self._max_batches = max(1, max_chunk // batch_size)
+        self._max_chunk = max_chunk
         self._queue: queue.Queue[list[Minibatch] | BaseException | None] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ppx training traces", daemon=True)
@@ -110,20 +112,25 @@ class Production:
                 continue
 
     def _chunks(self) -> Iterator[list[Minibatch]]:
-        position, num_batches = self._indices.start, 1
+        """Executes as many traces at once as the simulator makes in `_CHUNK_SECONDS`; keeps incomplete minibatches."""
+        position, count = self._indices.start, _FIRST_CHUNK
+        begun: list[TraceBatch] = []
         while position < self._indices.stop and not self._stop.is_set():
-            end = (position // self._batch_size + num_batches) * self._batch_size
-            end = min(end, self._indices.stop)
+            end = min(position + count, self._indices.stop)
             started = time.monotonic()
-            traces = self._sim.execute(ScriptBatch.empty(self._seed, np.arange(position, end)), None)
-            chunk = self._encode(traces, position)
+            begun.append(self._sim.execute(ScriptBatch.empty(self._seed, np.arange(position, end)), None))
             seconds = max(time.monotonic() - started, 1e-6)
-            yield chunk
-            possible = int(_CHUNK_SECONDS / seconds * num_batches)
-            num_batches = min(max(possible, 1), 2 * num_batches, self._max_batches)
             position = end
+            complete = position if position == self._indices.stop else position - position % self._batch_size
+            if complete > begun[0].index[0]:
+                traces = TraceBatch.concatenate(begun)
+                cut = complete - int(traces.index[0])
+                yield self._encode(traces.select(np.arange(cut)))
+                begun = [traces.select(np.arange(cut, len(traces)))] if cut < len(traces) else []
+            possible = int(_CHUNK_SECONDS / seconds * count)
+            count = max(_FIRST_CHUNK, min(possible, 2 * count, self._max_chunk))
 
-    def _encode(self, traces: TraceBatch, start: int) -> list[Minibatch]:
+    def _encode(self, traces: TraceBatch) -> list[Minibatch]:
         ok = traces.status == Status.OK
         batch = traces.index // self._batch_size
         minibatches = []

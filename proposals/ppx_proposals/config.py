@@ -67,7 +67,7 @@ class TrainingConfig:
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    batch_size: int = 256
+    batch_size: int = 64
     lr: float = 1e-3
     hypergrad_lr: float = 0.02
     rule: str = "multiplicative"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from ppx_proposals.batching import NUM_FEATURES, PackedSteps
 from ppx_proposals.config import NetworkConfig
@@ -28,6 +27,7 @@ from ppx_proposals.heads import (
     density_log_ratio,
     interval_log_ratio,
 )
+from ppx_proposals.lstm import packed_lstm
 
 
 class ProposalNetwork(nn.Module):
@@ -72,8 +72,8 @@ class ProposalNetwork(nn.Module):
         if len(self.categories.blocks):
             previous = previous + categories[:, :a][steps.previous_category]
         x = torch.cat([embedded, current, steps.features, previous], dim=1)
-        h, _ = self.lstm(PackedSequence(x, steps.batch_sizes))
-        head_input = torch.cat([h.data, embedded, current], dim=1)
+        h = packed_lstm(self.lstm, x, steps.batch_sizes)
+        head_input = torch.cat([h, embedded, current], dim=1)
         return self._log_ratio(steps, head_input, categories[:, a : a + k], categories[:, a + k])
 
     def _log_ratio(self, steps: PackedSteps, inputs: Tensor, keys: Tensor, bias: Tensor) -> Tensor:

@@ -46,10 +46,11 @@ def save(proposal: Proposal, path: Path) -> None:
     """
     weights = save_tensors({name: t.detach().cpu().contiguous() for name, t in _tensors(proposal).items()})
     digest = hashlib.sha256(weights).hexdigest()
-    description = {
+    name = f"weights-{digest[:16]}.safetensors"
+    description: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "weights": {"file": f"weights-{digest[:16]}.safetensors", "sha256": digest},
+        "weights": {"file": name, "sha256": digest},
         "network": asdict(proposal.config),
         "addresses": proposal.vocabulary.to_json(),
         "observations": proposal.layout.to_json(),
@@ -59,10 +60,10 @@ def save(proposal: Proposal, path: Path) -> None:
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _write(path / str(description["weights"]["file"]), weights)  # type: ignore[index]
-        _write(path / _JSON, json.dumps(description, indent=1).encode())
+        _write(path / name, weights)
+        _write(path / _JSON, _one_line_each(description).encode())
         for old in path.glob("weights-*.safetensors"):
-            if old.name != description["weights"]["file"]:  # type: ignore[index]
+            if old.name != name:
                 old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {path}: {error}; choose another folder") from error
@@ -173,6 +174,11 @@ def _optimizer(settings: dict[str, Any], tensors: dict[str, Tensor], proposal: P
                 if tensor is not None:
                     optimizer.state[p][key] = tensor.to(device=p.device, dtype=p.dtype)
     return optimizer
+
+
+def _one_line_each(entries: dict[str, Any]) -> str:
+    """JSON with one line per entry: readable, and short however long the history."""
+    return "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in entries.items()) + "\n}\n"
 
 
 def _write(path: Path, content: bytes) -> None:

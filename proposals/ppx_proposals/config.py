@@ -68,7 +68,7 @@ class TrainingConfig:
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 2e-3
     hypergrad_lr: float = 0.02
     rule: str = "multiplicative"
     lr_bounds: tuple[float, float] = (1e-5, 1e-2)

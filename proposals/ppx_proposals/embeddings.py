@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ppx_proposals.config import NetworkConfig
 
+_SMALLEST_GRID = 3
+"""Grids of this extent or less go to the dense layer: halving once more loses where things are."""
 BLOCK = 64
 """Rows that a table grows by: a parameter of an optimizer cannot change its size, so tables are lists of blocks."""
 
@@ -65,7 +67,7 @@ class GridEmbedding(nn.Module):
         layers: list[nn.Module] = []
         current, extent = 2, list(shape)
         for number, width in enumerate(channels):
-            if number and max(extent) <= 2:
+            if number and max(extent) <= _SMALLEST_GRID:
                 break
             layers += [nn.Conv3d(current, width, 3, stride=2, padding=1), nn.SiLU()]
             current, extent = width, [(n + 1) // 2 for n in extent]

@@ -33,7 +33,7 @@ def _prior(sim, count: int, *, start: int = 0) -> TraceBatch:  # type: ignore[no
 
 
 def _proposal(
-    traces: TraceBatch, observed: list[str], *, config: NetworkConfig = CONFIG, noise: float = 0.3
+    traces: TraceBatch, observed: list[str], *, config: NetworkConfig = CONFIG, noise: float = 0.2
 ) -> Proposal:
     """A proposal with room for what the traces visit and weights that are far from the prior."""
     proposal = Proposal.create(

@@ -192,8 +192,8 @@ def test_the_users_settings_neither_matter_nor_change(drawn: Posterior, odd_sett
 
 def test_figures_are_made_without_pyplot() -> None:
     code = (
-        "import sys; from ppx_inference import plots; early = 'matplotlib' in sys.modules;"
-        "from collections import namedtuple; step = namedtuple('S', 'num_traces loss validation_loss lr')(1, 1., 1., 1.);"
+        "import sys, collections; from ppx_inference import plots; early = 'matplotlib' in sys.modules;"
+        "step = collections.namedtuple('Step', 'num_traces loss validation_loss lr')(1, 1.0, 1.0, 1.0);"
         "plots.training([step]); print(early, 'matplotlib.figure' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -59,7 +59,9 @@ def run(module: str, target: str, size: str) -> work.Figures:
     )
     if result.returncode:
         raise SystemExit(f"{module} failed:\n{result.stderr}")
-    return work.Figures(**json.loads(result.stdout.splitlines()[-1]))
+    # pyprob says good-bye on stdout.
+    figures = next(line for line in result.stdout.splitlines() if line.startswith("{"))
+    return work.Figures(**json.loads(figures))
 
 
 def main() -> None:

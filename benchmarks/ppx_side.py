@@ -25,7 +25,7 @@ def measure(command: str, size: work.Size) -> work.Figures:
 
     The work is scaled up tenfold where it is faster, so that start-up costs weigh the same.
     """
-    from ppx_proposals.training import TrainingConfig
+    from ppx_proposals.config import NetworkConfig, TrainingConfig
 
     scale = 4
     with Simulator(command, num_workers=2) as sim:
@@ -49,7 +49,7 @@ def measure(command: str, size: work.Size) -> work.Figures:
                     observed=list(work.OBSERVED),
                     num_traces=scale * size.training,
                     seed=1,
-                    config=TrainingConfig(lstm_size=work.LSTM_SIZE),
+                    config=TrainingConfig(network=NetworkConfig(lstm_size=work.LSTM_SIZE)),
                 )
             ),
         )

@@ -18,7 +18,7 @@ def measure(address: str, size: work.Size) -> work.Figures:
     from pyprob import InferenceEngine, InferenceNetwork
 
     pyprob.set_verbosity(0)
-    pyprob.set_random_seed(1)
+    pyprob.seed(1)
     model = pyprob.RemoteModel(address)
     model.prior_results(num_traces=50)
 

@@ -53,10 +53,15 @@ def train(
     lstm_size: Annotated[
         int | None, typer.Option(min=1, help="Size of the LSTM; by default 128.", show_default=False)
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Traces per minibatch.")] = 256,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Traces per minibatch; by default 64.", show_default=False)
+    ] = None,
     learning_rate: Annotated[
-        float, typer.Option(min=1e-9, help="First learning rate; Adam-HD adapts it.")
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            min=1e-9, help="First learning rate, by default 0.002; Adam-HD adapts it.", show_default=False
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")
     ] = "auto",
@@ -110,8 +115,8 @@ def train(
 def _config(
     known: Proposal | None,
     lstm_size: int | None,
-    batch_size: int,
-    learning_rate: float,
+    batch_size: int | None,
+    learning_rate: float | None,
     max_seconds: float | None,
 ) -> TrainingConfig:
     from ppx_proposals.config import NetworkConfig, TrainingConfig
@@ -122,7 +127,12 @@ def _config(
             "another --output"
         )
     network = known.config if known else NetworkConfig(lstm_size=lstm_size or NetworkConfig.lstm_size)
-    return TrainingConfig(network=network, batch_size=batch_size, lr=learning_rate, max_seconds=max_seconds)
+    return TrainingConfig(
+        network=network,
+        batch_size=batch_size or TrainingConfig.batch_size,
+        lr=learning_rate or TrainingConfig.lr,
+        max_seconds=max_seconds,
+    )
 
 
 def _observed(simulator: Simulator, seed: int) -> list[str]:

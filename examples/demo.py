@@ -143,7 +143,7 @@ def _open_simulator(options: argparse.Namespace) -> Simulator:
     """A running simulator, or the C++ one built here, or without a compiler the Python one."""
     if options.address:
         _say(f"connecting to the simulator at {', '.join(options.address)}")
-        return Simulator(address=options.address)
+        return Simulator(address=options.address, start_timeout=3.0 if options.quick else 30.0)
     missing = [] if options.python else cpp_build.toolchain_missing()
     if options.python or missing:
         why = f"no C++ toolchain here ({', '.join(missing)})" if missing else "as asked"
@@ -219,14 +219,14 @@ def _infer(
 ) -> tuple[Posterior, Posterior]:
     """The event's posterior by inference compilation and by RMH."""
     observations = {OBSERVED: event.image}
-    # A guided trace takes about three times as long as a prior one; a fifth of RMH is burn-in.
+    # A guided trace takes about three times as long as a prior one, a step of RMH a third more; burn-in is a fifth.
     num_traces = _affordable(effort.ic_traces, effort.ic_seconds * rate / 3)
     _say(f"inference compilation: {num_traces:,} traces from the network, weighted")
     ic = inference_compilation(
         simulator, observations, proposal=proposal, num_traces=num_traces, seed=seed, progress=_bar()
     )
     _keep(ic, output / "ic")
-    num_traces = _affordable(effort.rmh_traces, effort.rmh_seconds * rate / 1.2)
+    num_traces = _affordable(effort.rmh_traces, effort.rmh_seconds * rate / 1.6)
     _say(f"random-walk Metropolis-Hastings, as a check: {num_traces:,} traces after burn-in")
     rmh = random_walk_mh(simulator, observations, num_traces=num_traces, seed=seed + 1, progress=_bar())
     _keep(rmh, output / "rmh")

@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
     "figure.constrained_layout.w_pad": 0.06,
     "figure.constrained_layout.h_pad": 0.06,
 }
-_BINS = (12, 40)
+_BINS = (20, 40)
 """Least and most bins of a histogram."""
 _MOST_PANELS = 12
 _TAIL = 5e-4
@@ -114,7 +114,7 @@ def marginals(
         names: Draws or tags; by default all named scalar ones of the first posterior, at most twelve.
         truth: Values to mark, by name.
         labels: Axis labels by name, with units; by default the name.
-        bins: Bins of each histogram; by default 12 to 40, fewer where the ESS is small. Discrete quantities have one
+        bins: Bins of each histogram; by default 20 to 40, fewer where the ESS is small. Discrete quantities have one
             per value.
 
     Raises:
@@ -269,7 +269,7 @@ def training(history: Sequence[TrainingStep]) -> Figure:
     finite = loss[np.isfinite(loss)]
     above.set_ylim(*_range(np.append(finite, np.append(held_out[np.isfinite(held_out)], 0.0))))
     above.set_ylabel(r"loss, mean of $-\log\,q/p$ [nats]")
-    above.legend(loc="upper right")
+    above.legend(loc="upper right", bbox_to_anchor=(1.0, 0.94))
     below.plot(seen, [step.lr for step in history], color=_COLOURS[1], linewidth=1.2)
     below.set_yscale("log")
     below.set_ylabel("learning rate")
@@ -292,7 +292,7 @@ def _draw_marginal(panel: Axes, found: Mapping[str, Marginal], truth: float | No
     if discrete:
         edges = np.arange(np.floor(values.min()) - 0.5, np.ceil(values.max()) + 1.0)
     else:
-        edges = np.linspace(*_range(values), (bins or _num_bins(found)) + 1)
+        edges = np.linspace(*_range(values, margin), (bins or _num_bins(found)) + 1)
     colours = iter(_COLOURS * len(found))
     for label, marginal in found.items():
         density, _ = marginal.hist(edges)
@@ -366,11 +366,11 @@ def _num_bins(found: Mapping[str, Marginal]) -> int:
     return int(np.clip(round(3 * min(finite) ** (1 / 3)) if finite else 0, *_BINS))
 
 
-def _range(values: Floats) -> tuple[float, float]:
-    """Limits with a margin, wide enough to be some range whatever the values."""
+def _range(values: Floats, margin: float = 0.04) -> tuple[float, float]:
+    """Limits with a relative margin, wide enough to be some range whatever the values."""
     low, high = float(values.min()), float(values.max())
-    margin = 0.04 * (high - low) or 0.5 * max(abs(low), 1.0)
-    return low - margin, high + margin
+    space = margin * (high - low) if high > low else 0.5 * max(abs(low), 1.0)
+    return low - space, high + space
 
 
 def _most_probable(

@@ -285,9 +285,9 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _draw_marginal(panel: Axes, found: Mapping[str, Marginal], truth: float | None, bins: int | None) -> None:
-    values = np.concatenate(
-        [_bulk(m) for m in found.values()] + [np.atleast_1d([] if truth is None else truth)]
-    )
+    values, margin = np.concatenate([_bulk(m) for m in found.values()]), 0.0
+    if truth is not None and not values.min() < truth < values.max():
+        values, margin = np.append(values, truth), 0.04
     discrete = all(m.discrete or np.array_equal(m.values, np.round(m.values)) for m in found.values())
     if discrete:
         edges = np.arange(np.floor(values.min()) - 0.5, np.ceil(values.max()) + 1.0)

@@ -85,7 +85,7 @@ class Effort:
     ic_traces: int = 8000
     ic_seconds: float = 40.0
     rmh_traces: int = 80_000
-    rmh_seconds: float = 90.0
+    rmh_seconds: float = 110.0
     predictive_traces: int = 400
     network: NetworkConfig = field(default_factory=NetworkConfig)
 

@@ -27,7 +27,7 @@ QUANTITIES = {
 """What is asked of the event, besides the decay channel, with its label in figures."""
 MOST_SIGMAS = 4.0
 """Monte Carlo standard deviations by which two engines may differ and still agree."""
-MIN_ESS = 20.0
+MIN_ESS = 10.0
 """Below it two engines cannot be compared: their errors are too large, and themselves uncertain."""
 _MOST_CHANNELS = 5
 _PUBLISHED_GRID = (20, 35, 35)

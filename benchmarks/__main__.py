@@ -13,11 +13,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ppx_client.cpp_build import compile_simulator, toolchain_missing
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import work
+from ppx_client.cpp_build import compile_simulator, toolchain_missing
 
 ROOT = Path(__file__).resolve().parents[1]
 GAUSSIAN = ROOT / "simulators" / "gaussian"

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 
+from benchmarks import work
 from ppx_inference import (
     Simulator,
     importance_sampling,
@@ -16,8 +17,6 @@ from ppx_inference import (
     random_walk_mh,
     train,
 )
-
-from benchmarks import work
 
 
 def measure(command: str, size: work.Size) -> work.Figures:

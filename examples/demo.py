@@ -21,6 +21,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from report import (
+    QUANTITIES,
+    Event,
+    channel_name,
+    compare,
+    print_comparison,
+    verdict,
+    write_figures,
+    write_report,
+)
+from rich.console import Console
+
 from ppx_client import cpp_build
 from ppx_inference import (
     Posterior,
@@ -34,18 +46,6 @@ from ppx_inference import (
 )
 from ppx_proposals.config import NetworkConfig, TrainingConfig
 from ppx_proposals.proposal import Proposal
-from report import (
-    QUANTITIES,
-    Event,
-    channel_name,
-    compare,
-    print_comparison,
-    verdict,
-    write_figures,
-    write_report,
-)
-from rich.console import Console
-
 from ppx_server.errors import PPXError, SimulatorError
 from ppx_server.script import ScriptBatch
 

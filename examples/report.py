@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from ppx_inference import Posterior, plots
 from rich.console import Console
 from rich.table import Table
+
+from ppx_inference import Posterior, plots
 
 DECAY_TABLE = Path(__file__).resolve().parents[1] / "simulators" / "tau_decay" / "decay_table.inc"
 QUANTITIES = {

@@ -93,7 +93,9 @@ class Normals:
 
     def array(self, start: int, count: int) -> NDArray[np.float64]:
         """Numbers `start` to `start + count - 1`."""
-        row: NDArray[np.float64] = normals(self._seed, self._index, count, start=start, stream=self._stream)[0]
+        row: NDArray[np.float64] = normals(self._seed, self._index, count, start=start, stream=self._stream)[
+            0
+        ]
         return row
 
 

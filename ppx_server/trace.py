@@ -305,7 +305,9 @@ class TraceBatch:
         if any(b.addresses is not first.addresses for b in batches):
             raise ValueError("batches of different simulators do not share an address table")
         if any(b.seed != first.seed for b in batches):
-            raise ValueError("batches of different seeds: a trace index says which trace it is within one seed only")
+            raise ValueError(
+                "batches of different seeds: a trace index says which trace it is within one seed only"
+            )
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(b, name) for b in batches])
             for name in (*_DRAW_COLUMNS, "index", "status")

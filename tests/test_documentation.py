@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from ppx_client.cpp_build import toolchain_missing
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,8 +8,9 @@ The initial state is uniform and precedes the first measurement. The draw `state
 from __future__ import annotations
 
 import numpy as np
-import ppx_client as ppx
 from numpy.typing import NDArray
+
+import ppx_client as ppx
 
 NUM_MEASUREMENTS = 16
 INITIAL = ppx.Categorical([1.0, 1.0, 1.0])

@@ -16,10 +16,11 @@ from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import ppx_client as ppx
 from numpy.typing import NDArray
 from tau_calorimeter import MUON_ENERGY, Z_HIGH, Z_LOW, Grid, deposit, sees
 from tau_kinematics import DECAY_TABLE, Decay, FourVector, Random, decay_tau
+
+import ppx_client as ppx
 
 PUBLISHED = (20, 35, 35)
 """Grid of the published system, which covers x, y in (-3, 3)."""

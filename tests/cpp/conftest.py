@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import zmq
+
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
 
 with warnings.catch_warnings():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ppx_client import cpp_build
 from ppx_client.cpp_build import CppBuildError, compile_simulator, cpp_flags
 

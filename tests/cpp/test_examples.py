@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
 
 ROOT = Path(__file__).resolve().parents[2]

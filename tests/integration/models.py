@@ -8,8 +8,9 @@ import sys
 import time
 
 import numpy as np
-import ppx_client as ppx
 import zmq
+
+import ppx_client as ppx
 
 
 def gaussian() -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ppx_inference import Posterior
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"

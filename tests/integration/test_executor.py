@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppx_inference.simulator import Simulator
 
+from ppx_inference.simulator import Simulator
 from ppx_server.errors import (
     ObservationError,
     SimulatorCrashError,
@@ -195,9 +195,9 @@ def test_a_simulator_that_does_not_start_is_an_error(name: str, message: str) ->
 
 
 def test_a_missing_program_and_a_dead_address_are_errors() -> None:
-    with pytest.raises(SimulatorStartError, match="no executable file './no_such_simulator'"):
+    with pytest.raises(SimulatorStartError, match="no executable file"):
         Simulator(["./no_such_simulator"])
-    with pytest.raises(SimulatorStartError, match="no simulator answered at tcp://127.0.0.1:9"):
+    with pytest.raises(SimulatorStartError, match=r"no simulator answered at tcp://127\.0\.0\.1:9"):
         Simulator(address="tcp://127.0.0.1:9", start_timeout=0.3)
     with pytest.raises(SimulatorStartError, match="cannot connect to 'here'"):
         Simulator(address="here")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ppx_inference import Simulator, importance_sampling, lightweight_mh
 
 pytestmark = pytest.mark.skipif(

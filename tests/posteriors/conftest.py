@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
+from scipy import stats
+
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
 from ppx_inference import Posterior, Simulator
-from scipy import stats
 
 SIMULATORS = Path(__file__).resolve().parents[2] / "simulators"
 LIMIT = 4.0

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import ppx_client as ppx
 import pytest
+
+import ppx_client as ppx
 
 NAN, INF = float("nan"), float("inf")
 BAD: list[tuple[Callable[[], Any], str]] = [

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ppx_client as ppx
 import pytest
 import scipy.stats as st
+
+import ppx_client as ppx
 from ppx_client.quantiles import quantile
 
 NUM_DRAWS = 4000

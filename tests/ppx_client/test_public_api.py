@@ -7,7 +7,6 @@ import sys
 from dataclasses import fields
 
 import ppx_client as ppx
-
 from ppx_server.distributions import FAMILIES as FAMILY_TABLE
 
 FAMILIES = [

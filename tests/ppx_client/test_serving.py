@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ppx_client as ppx
 import pytest
+
+import ppx_client as ppx
 
 Serve = Callable[..., Any]
 LOOP = "while True:\n    ppx.sample(ppx.Normal(0.0, 1.0), name='x')"

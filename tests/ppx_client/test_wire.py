@@ -6,8 +6,9 @@ import random
 from typing import Any
 
 import numpy as np
-import ppx_client as ppx
 import pytest
+
+import ppx_client as ppx
 from ppx_client import wire as client_wire
 from ppx_client.wire import Body, MalformedError, ScalarPattern, decode
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner, Result
+
 from ppx_inference import Posterior
 from ppx_inference.cli.application import app
 from ppx_inference.cli.options import parse_observations
-from typer.testing import CliRunner, Result
-
 from ppx_server.errors import ObservationError
 from ppx_server.store import TraceStore
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from arviz_stats.base.array import array_stats
+
 from ppx_inference import TrustWarning, lightweight_mh, metropolis, random_walk_mh
 from ppx_inference.lightweight import Lightweight
 from ppx_inference.random_walk import RandomWalk
-
 from ppx_server.errors import ObservationError, SimulatorFailedError
 from ppx_server.script import ScriptBatch
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from ppx_inference import Posterior, plots
 
+from ppx_inference import Posterior, plots
 from ppx_server.errors import AddressError
 
 CATEGORIES = ["red", "green", "blue", "never"]

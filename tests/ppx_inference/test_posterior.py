@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ppx_inference import Posterior, Provenance, TrustWarning, importance_sampling, random_walk_mh
 
+from ppx_inference import Posterior, Provenance, TrustWarning, importance_sampling, random_walk_mh
 from ppx_server.errors import AddressError, SimulatorFailedError, StoreError
 
 

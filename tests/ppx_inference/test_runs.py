@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import numpy as np
-import ppx_inference
 import pytest
+
+import ppx_inference
 from ppx_inference import (
     TrustWarning,
     importance,
@@ -17,7 +18,6 @@ from ppx_inference import (
     quiet,
     random_walk_mh,
 )
-
 from ppx_server.errors import ObservationError, SimulatorCrashError
 from ppx_server.script import Choice
 

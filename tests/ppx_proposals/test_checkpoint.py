@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppx_proposals import NetworkConfig, Proposal, TrainingConfig, train
 
+from ppx_proposals import NetworkConfig, Proposal, TrainingConfig, train
 from ppx_server.errors import CheckpointError
 from ppx_server.script import ScriptBatch
 

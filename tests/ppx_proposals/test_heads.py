@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+
 from ppx_proposals.config import NetworkConfig
 from ppx_proposals.heads import (
     MixtureHead,
@@ -17,7 +18,6 @@ from ppx_proposals.heads import (
     interval_log_ratio,
     log_mass,
 )
-
 from ppx_server.distributions import FAMILIES
 
 CONFIG = NetworkConfig(head_size=16)

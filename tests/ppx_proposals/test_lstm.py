@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ppx_proposals.lstm import packed_lstm
 from torch.nn.utils.rnn import PackedSequence
+
+from ppx_proposals.lstm import packed_lstm
 
 
 @pytest.mark.parametrize("sizes", [[3], [1], [4, 4, 2, 1, 1], [5, 3], [1, 1, 1]])

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ppx_proposals.optim import SGDHD, AdamHD, HypergradientOptimizer
 from torch import Tensor, nn
+
+from ppx_proposals.optim import SGDHD, AdamHD, HypergradientOptimizer
 
 
 def _loss(params: list[Tensor], target: Tensor) -> Tensor:

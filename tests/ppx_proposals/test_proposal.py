@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from ppx_proposals.batching import encode, pack
 from ppx_proposals.config import NetworkConfig
 from ppx_proposals.embeddings import GridEmbedding
 from ppx_proposals.observations import ObservationLayout
 from ppx_proposals.proposal import Proposal
 from ppx_proposals.vocabulary import Vocabulary
-
 from ppx_server.address import AddressTable
 from ppx_server.errors import CheckpointError, ObservationError
 from ppx_server.script import Otherwise, ScriptBatch

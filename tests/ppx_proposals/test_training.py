@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ppx_proposals import NetworkConfig, Proposal, TrainingConfig, TrainingReport, train
 
+from ppx_proposals import NetworkConfig, Proposal, TrainingConfig, TrainingReport, train
 from ppx_server.errors import CheckpointError, ObservationError, SimulatorCrashError, SimulatorError
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import Status

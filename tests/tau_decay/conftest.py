@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
 
 REPOSITORY = Path(__file__).parents[2]

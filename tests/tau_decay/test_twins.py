@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from ppx_inference import Simulator
 from scipy.stats import ks_2samp
 from tau_decay import Recorder, log_likelihood, make_options, simulate
+
+from ppx_inference import Simulator
 
 Event = dict[str, Any]
 

@@ -180,9 +180,8 @@ def _infer(
 
             return random_walk_mh(simulator, observations, **run)
         case Engine.IC:
-            from ppx_proposals.proposal import Proposal
-
             from ppx_inference.compilation import inference_compilation
+            from ppx_proposals.proposal import Proposal
 
             run["proposal"] = Proposal.load(run["proposal"])
             return inference_compilation(simulator, observations, **run)

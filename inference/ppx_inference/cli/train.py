@@ -85,9 +85,8 @@ def train(
     """
     if not resume:
         refuse_existing(output)
-    from ppx_proposals.proposal import Proposal
-
     from ppx_inference import compilation
+    from ppx_proposals.proposal import Proposal
 
     known = Proposal.load(output, device=device) if resume and (output / "proposal.json").exists() else None
     config = _config(known, lstm_size, batch_size, learning_rate, max_seconds)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from benchmarks import work
 from ppx_inference import (
+    NetworkConfig,
     Simulator,
+    TrainingConfig,
     importance_sampling,
     inference_compilation,
     lightweight_mh,
@@ -22,12 +24,10 @@ from ppx_inference import (
 def measure(command: str, size: work.Size) -> work.Figures:
     """Runs one round on the simulator that `command` starts.
 
-    The work is scaled up tenfold where it is faster, so that start-up costs weigh the same.
+    It does four times the work that pyprob does, so that the rounds take comparable times.
     """
-    from ppx_proposals.config import NetworkConfig, TrainingConfig
-
     scale = 4
-    with Simulator(command, num_workers=2) as sim:
+    with Simulator(command) as sim:
         sim.prior(50)
 
         def rate(count: int, run: Callable[[], object]) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -35,17 +36,18 @@ from rich.console import Console
 
 from ppx_client import cpp_build
 from ppx_inference import (
+    NetworkConfig,
     Posterior,
     Progress,
     ProgressReport,
+    Proposal,
     Simulator,
+    TrainingConfig,
     TrustWarning,
     inference_compilation,
     random_walk_mh,
     train,
 )
-from ppx_proposals.config import NetworkConfig, TrainingConfig
-from ppx_proposals.proposal import Proposal
 from ppx_server.errors import PPXError, SimulatorError
 from ppx_server.script import ScriptBatch
 
@@ -96,6 +98,9 @@ QUICK = Effort(2000, 6.0, 200, 200, 3.0, 400, 3.0, 50, NetworkConfig(lstm_size=3
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; returns the exit code."""
     options = _parse(arguments)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a stopped container keeps what is finished, too
     warnings.simplefilter("ignore", TrustWarning)  # the table says the same
     try:
         _demo(options, _effort(options))
@@ -310,7 +315,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
     parser.add_argument("--train-seconds", type=float, metavar="S", help="how long to train")
-    parser.add_argument("--workers", type=int, default=2, help="simulator processes to start (%(default)s)")
+    parser.add_argument("--workers", type=int, default=4, help="simulator processes to start (%(default)s)")
     parser.add_argument(
         "--event", type=int, default=EVENT_INDEX, help="number of the event to infer (%(default)s)"
     )

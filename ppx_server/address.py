@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Address(NamedTuple):
     """One entry of the address table.
@@ -52,6 +55,22 @@ class AddressTable:
         """Returns the ids whose name, or else whose full address, is `name`; empty if there is none."""
         by_name = tuple(i for i, a in enumerate(self._addresses) if a.name == name)
         return by_name or tuple(i for i, a in enumerate(self._addresses) if a.address == name)
+
+    def translate(self, address_id: NDArray[np.int32], source: AddressTable) -> NDArray[np.int32]:
+        """Ids of this table for ids of another one, adding the addresses that are new here.
+
+        Args:
+            address_id: `(N,)` ids of `source`.
+            source: The other table.
+
+        Returns:
+            `(N,)` ids of this table.
+        """
+        if source is self:
+            return address_id
+        used, position = np.unique(address_id, return_inverse=True)
+        ids = np.array([self.intern(source[int(i)]) for i in used], np.int32)
+        return ids[position]
 
     def __getitem__(self, address_id: int) -> Address:
         return self._addresses[address_id]

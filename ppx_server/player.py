@@ -124,7 +124,8 @@ class Session:
         self.asked: set[ObservationKey] = set()
         self._sites: dict[int, Site] = {}
         self._normals: dict[Stream, NDArray[np.float64]] = {}
-        self._address_ids = scripts.address_id.tolist()
+        source = addresses if scripts.addresses is None else scripts.addresses
+        self._address_ids: list[int] = addresses.translate(scripts.address_id, source).tolist()
         self._instances = scripts.instance.tolist()
         self.values: list[float] = scripts.value.tolist()
         self.coordinates: list[float] = scripts.z.tolist()

@@ -40,11 +40,12 @@ class ScriptBatch:
         seed: Seed of the run.
         index: `(K,)` int64, trace index of each execution; with the seed it fixes all prior draws.
         offsets: `(K + 1,)` int64; choices of script k are rows `offsets[k]:offsets[k + 1]`.
-        address_id: `(C,)` int32, in the simulator's address table.
+        address_id: `(C,)` int32, in `addresses`.
         instance: `(C,)` int32, number of the visit, from 0.
         value: `(C,)` float64; NaN where the choice is given by its coordinate.
         z: `(C,)` float64, standard coordinate; used where `value` is NaN.
         otherwise: What happens at draws not covered.
+        addresses: What `address_id` stands for; None means the table of the simulator that will execute the scripts.
     """
 
     seed: int
@@ -55,6 +56,7 @@ class ScriptBatch:
     value: NDArray[np.float64]
     z: NDArray[np.float64]
     otherwise: Otherwise = Otherwise.PRIOR
+    addresses: AddressTable | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -82,7 +84,7 @@ class ScriptBatch:
 
     @classmethod
     def replay(cls, traces: TraceBatch, *, by_z: bool = False) -> ScriptBatch:
-        """Scripts that repeat recorded traces, with their own seed and indices.
+        """Scripts that repeat recorded traces, with their own seed and indices, on whichever simulator.
 
         Args:
             traces: K traces.
@@ -97,6 +99,7 @@ class ScriptBatch:
             instance=traces.instance,
             value=value,
             z=traces.z,
+            addresses=traces.addresses,
         )
 
 

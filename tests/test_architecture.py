@@ -22,7 +22,7 @@ ALLOWED = {
     "ppx_proposals": {"ppx_server"},
     "ppx_inference": {"ppx_server"},
     "ppx_inference.compilation": {"ppx_server", "ppx_proposals"},
-    "ppx_inference.cli": {"ppx_server", "ppx_client", "ppx_proposals"},
+    "ppx_inference.cli": {"ppx_server", "ppx_client"},
     "ppx_client": set(),
 }
 # Third-party packages that only these places may import.

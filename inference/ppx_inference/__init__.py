@@ -5,7 +5,7 @@
         posterior = inference_compilation(sim, {"calorimeter": image}, proposal=proposal, num_traces=5_000)
         print(posterior["px"].mean(), posterior.ess)
 
-`train` and `inference_compilation` need torch, which is imported when they are first used.
+`train`, `inference_compilation`, `Proposal` and the configs need torch, which is imported when they are first used.
 """
 
 from __future__ import annotations
@@ -22,16 +22,25 @@ from ppx_inference.random_walk import random_walk_mh
 from ppx_inference.simulator import Simulator
 
 if TYPE_CHECKING:
-    from ppx_inference.compilation import inference_compilation, train
+    from ppx_inference.compilation import (
+        NetworkConfig,
+        Proposal,
+        TrainingConfig,
+        inference_compilation,
+        train,
+    )
 
 __all__ = [
     "Marginal",
+    "NetworkConfig",
     "Posterior",
     "Progress",
     "ProgressReport",
+    "Proposal",
     "Provenance",
     "Simulator",
     "SummaryRow",
+    "TrainingConfig",
     "TrustWarning",
     "importance_sampling",
     "inference_compilation",
@@ -43,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("inference_compilation", "train"):
+    if name in ("NetworkConfig", "Proposal", "TrainingConfig", "inference_compilation", "train"):
         from ppx_inference import compilation
 
         return getattr(compilation, name)

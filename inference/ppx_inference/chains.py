@@ -22,7 +22,7 @@ from ppx_server.errors import SimulatorError
 from ppx_server.executor import Executes, Observations
 from ppx_server.trace import Ints, TraceBatch
 
-DEFAULT_CHAINS = 8
+DEFAULT_CHAINS = 16
 _DEFAULT_BURN_IN = 0.2
 """Burn-in executions per kept execution, unless told otherwise."""
 _PIECES = 256

@@ -1,13 +1,13 @@
 """Inference compilation: importance sampling from a trained network (Le, Baydin and Wood, AISTATS 2017).
 
-The only module here that imports `ppx_proposals`, and with it torch, and only when a function is called.
+The only module here that imports `ppx_proposals`, and with it torch, and only when something of it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ppx_inference.arguments import checked_count, checked_seed
 from ppx_inference.importance import independent_traces
@@ -17,9 +17,17 @@ from ppx_server.executor import Executes, Observations
 from ppx_server.script import Guide
 
 if TYPE_CHECKING:
-    from ppx_proposals.config import TrainingConfig
-    from ppx_proposals.proposal import Proposal
-    from ppx_proposals.training import TrainingReport
+    from ppx_proposals import NetworkConfig, Proposal, TrainingConfig, TrainingReport
+
+__all__ = ["Guides", "NetworkConfig", "Proposal", "TrainingConfig", "inference_compilation", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("NetworkConfig", "Proposal", "TrainingConfig"):
+        import ppx_proposals
+
+        return getattr(ppx_proposals, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Guides(Protocol):
@@ -43,7 +51,7 @@ def inference_compilation(
     Args:
         simulator: The simulator the proposal was trained on.
         observations: Values by name, or by (name, visit).
-        proposal: What `train` returned, or a checkpoint loaded by `ppx_proposals`.
+        proposal: What `train` returned, or `Proposal.load(path)`.
         num_traces: Executions.
         seed: Seed of the run.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.

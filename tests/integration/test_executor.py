@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ppx_inference.simulator import Simulator
+from ppx_server.address import Address
 from ppx_server.errors import (
     ObservationError,
     SimulatorCrashError,
@@ -106,6 +107,16 @@ def test_replay_repeats_a_trace_by_value_and_by_coordinate(mixed: Simulator) -> 
         again = mixed.execute(ScriptBatch.replay(traces, by_z=by_z), None)
         np.testing.assert_allclose(again.value, traces.value, rtol=1e-12)
         np.testing.assert_allclose(again.observations.data, traces.observations.data, rtol=1e-12)
+        assert (again.flags & DrawFlag.FORCED).all()
+
+
+def test_a_trace_is_replayed_on_a_simulator_that_numbers_addresses_differently(mixed: Simulator) -> None:
+    traces = mixed.prior(3, seed=5)
+    with Simulator(command("mixed"), num_workers=1) as other:
+        other.addresses.intern(Address("elsewhere", "", "Normal", ()))
+        again = other.execute(ScriptBatch.replay(traces), None)
+        assert not np.array_equal(again.address_id, traces.address_id)
+        np.testing.assert_array_equal(again.value, traces.value)
         assert (again.flags & DrawFlag.FORCED).all()
 
 

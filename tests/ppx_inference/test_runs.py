@@ -211,12 +211,15 @@ def test_every_execution_of_a_chain_has_its_own_index(in_process):
 def test_the_public_names_are_these():
     assert ppx_inference.__all__ == [
         "Marginal",
+        "NetworkConfig",
         "Posterior",
         "Progress",
         "ProgressReport",
+        "Proposal",
         "Provenance",
         "Simulator",
         "SummaryRow",
+        "TrainingConfig",
         "TrustWarning",
         "importance_sampling",
         "inference_compilation",

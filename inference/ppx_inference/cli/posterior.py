@@ -97,7 +97,7 @@ def posterior(
             help="rmh: step in standard coordinates; by default learnt in burn-in.", show_default=False
         ),
     ] = None,
-    workers: Workers = 2,
+    workers: Workers = 4,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
     is_quiet: Quiet = False,
@@ -180,8 +180,7 @@ def _infer(
 
             return random_walk_mh(simulator, observations, **run)
         case Engine.IC:
-            from ppx_inference.compilation import inference_compilation
-            from ppx_proposals.proposal import Proposal
+            from ppx_inference.compilation import Proposal, inference_compilation
 
             run["proposal"] = Proposal.load(run["proposal"])
             return inference_compilation(simulator, observations, **run)

@@ -46,7 +46,7 @@ def prior(
         typer.Option("--output", "-o", metavar="DIR", help="Trace store to write.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the store at --output.")] = False,
-    workers: Workers = 2,
+    workers: Workers = 4,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
     is_quiet: Quiet = False,

@@ -73,7 +73,7 @@ def _open(path: Path) -> Posterior:
 
 def _show_proposal(path: Path, plot: Path | None, *, as_json: bool) -> None:
     from ppx_inference.cli.train import proposal_document, proposal_line
-    from ppx_proposals.proposal import Proposal
+    from ppx_inference.compilation import Proposal
 
     proposal = Proposal.load(path, device="cpu")
     if plot is not None:

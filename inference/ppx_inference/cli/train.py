@@ -24,8 +24,7 @@ from ppx_inference.simulator import Simulator
 from ppx_server.errors import ObservationError, SimulatorError
 
 if TYPE_CHECKING:
-    from ppx_proposals.config import TrainingConfig
-    from ppx_proposals.proposal import Proposal
+    from ppx_inference.compilation import Proposal, TrainingConfig
 
 
 @reported
@@ -65,7 +64,7 @@ def train(
     device: Annotated[
         str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")
     ] = "auto",
-    workers: Workers = 2,
+    workers: Workers = 4,
     seed: Seed = 1,  # not the default of ppx posterior, whose random numbers should be new to the network
     timeout: Timeout = 60.0,
     is_quiet: Quiet = False,
@@ -86,7 +85,7 @@ def train(
     if not resume:
         refuse_existing(output)
     from ppx_inference import compilation
-    from ppx_proposals.proposal import Proposal
+    from ppx_inference.compilation import Proposal
 
     known = Proposal.load(output, device=device) if resume and (output / "proposal.json").exists() else None
     config = _config(known, lstm_size, batch_size, learning_rate, max_seconds)
@@ -118,7 +117,7 @@ def _config(
     learning_rate: float | None,
     max_seconds: float | None,
 ) -> TrainingConfig:
-    from ppx_proposals.config import NetworkConfig, TrainingConfig
+    from ppx_inference.compilation import NetworkConfig, TrainingConfig
 
     if known is not None and lstm_size not in (None, known.config.lstm_size):
         raise typer.BadParameter(

@@ -22,13 +22,20 @@ from ppx_server.errors import SimulatorError
 from ppx_server.executor import Executes, Observations
 from ppx_server.trace import Ints, TraceBatch
 
-DEFAULT_CHAINS = 16
+_MOST_CHAINS, _FEWEST_CHAINS = 16, 4
+_CHAIN_EXECUTIONS = 500
+"""Executions that a chain should get before more chains are worth it: a short one has not forgotten where it began."""
 _DEFAULT_BURN_IN = 0.2
 """Burn-in executions per kept execution, unless told otherwise."""
 _PIECES = 256
 """How many small batches are collected before they are joined."""
 
 KernelT = TypeVar("KernelT", bound=Kernel)
+
+
+def default_chains(num_traces: int) -> int:
+    """Chains for a run of `num_traces` executions: many keep the simulators busy, few give each of them time."""
+    return min(max(num_traces // _CHAIN_EXECUTIONS, _FEWEST_CHAINS), _MOST_CHAINS)
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Schedule:
             ValueError: A number is out of range, or thinning leaves no state.
         """
         num_traces = checked_count("num_traces", num_traces)
-        chains = checked_count("num_chains", DEFAULT_CHAINS if num_chains is None else num_chains)
+        chains = checked_count("num_chains", default_chains(num_traces) if num_chains is None else num_chains)
         burn_in = math.ceil(_DEFAULT_BURN_IN * num_traces) if burn_in is None else burn_in
         schedule = cls(
             num_traces,

@@ -59,7 +59,7 @@ def lightweight_mh(
         observations: Values by name, or by (name, visit).
         num_traces: Executions after burn-in, over all chains; rounded up to a multiple of `num_chains`.
         seed: Seed of the run.
-        num_chains: Chains, which move in lock step; by default 16.
+        num_chains: Chains, which move in lock step; by default one per 500 traces, at least 4 and at most 16.
         burn_in: Executions before the first that counts, over all chains; by default a fifth of `num_traces`. Finding
             the first states takes some more.
         thinning: Keep every so-manyth state of each chain.

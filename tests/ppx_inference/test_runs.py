@@ -88,7 +88,7 @@ def test_arguments_out_of_range_are_refused(engine, arguments, message, in_proce
         ({"num_chains": 0}, "num_chains must be at least 1"),
         ({"burn_in": -1}, "burn_in must be at least 0"),
         ({"thinning": 0}, "thinning must be at least 1"),
-        ({"thinning": 20}, "thinning 20 keeps none of the 13 states"),
+        ({"thinning": 30}, "thinning 30 keeps none of the 25 states"),
         ({"step_size": 1.5}, r"step_size must be in \(0, 1\]"),
     ],
 )

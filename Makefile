@@ -41,18 +41,26 @@ venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "== installing the Python packages into $(VENV)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -q && apt-get install -y -q --no-install-recommends python3-venv && $(PYTHON) -m venv $(VENV); \
+	  else \
+	    echo "Python's venv module is missing: install it with 'apt-get install python3-venv' (as root)"; exit 1; \
+	  fi; }
 	$(BIN)/pip install --quiet -c constraints.txt torch -e '.[dev]'
 	@touch $@
 
 # The C++ simulators need a compiler and a few headers. Without them everything runs on the Python simulators.
 cpp:
-	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	@command -v dpkg >/dev/null || { echo "not a Debian system: install a C++ compiler, libzmq, cppzmq, flatbuffers and Boost by hand for the C++ simulators"; exit 0; }; \
+	missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "== installing the C++ packages:$$missing"; \
-	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; } >/tmp/ppx-apt.log 2>&1 \
-	    || { echo "apt-get failed (see /tmp/ppx-apt.log): going on with the Python simulators"; exit 0; }; \
+	  mkdir -p build; \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; } >build/apt.log 2>&1 \
+	    || { echo "apt-get failed (see build/apt.log): going on with the Python simulators"; exit 0; }; \
 	else \
 	  echo "C++ packages are missing:$$missing"; \
 	  echo "Install them with 'apt-get install$$missing' (as root); until then the Python simulators are used."; \

@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
 
 class PPXError(Exception):
-    """Root of the errors raised on purpose by this project."""
+    """Root of the errors raised on purpose by this project.
+
+    Attributes:
+        completed: The traces of the interrupted `execute` that had finished, ordered by index, or None.
+        partial: What an inference engine (a `ppx_inference.Posterior`) or training (a proposal) had finished, or None.
+    """
+
+    completed: TraceBatch | None = None
+    partial: Any = None
 
 
 class LocalProtocolError(PPXError):
@@ -49,8 +57,6 @@ class SimulatorError(PPXError):
     Attributes:
         seed: Seed of the run, or None before the first trace.
         index: Index of the trace that was running, or None between traces. (seed, index) reproduces the failure.
-        completed: The traces of the interrupted call that had finished, ordered by index, or None.
-        partial: What an inference engine had finished before (a `ppx_inference.Posterior`), or None.
     """
 
     def __init__(self, message: str, *, seed: int | None = None, index: int | None = None) -> None:
@@ -58,8 +64,6 @@ class SimulatorError(PPXError):
         super().__init__(message + where)
         self.seed = seed
         self.index = index
-        self.completed: TraceBatch | None = None
-        self.partial: Any = None
 
 
 class SimulatorStartError(SimulatorError):

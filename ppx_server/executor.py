@@ -7,6 +7,7 @@ PPX 1.0, in processes it starts itself or at addresses where they are already ru
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
@@ -59,7 +60,8 @@ class Executes(Protocol):
 
         Raises:
             ObservationError: An observation is missing, never asked for, or of another shape.
-            SimulatorError: A simulator crashed, hung or failed; `completed` holds the traces that had finished.
+            SimulatorError: A simulator crashed, hung or failed.
+                Whatever is raised while traces run, `error.completed` holds those that had finished.
         """
 
 
@@ -146,8 +148,7 @@ class Executor:
         try:
             run.loop()
         except PPXError as error:
-            if isinstance(error, SimulatorError):
-                error.completed = run.batch(sorted(run.finished))
+            error.completed = run.batch(sorted(run.finished))
             raise
         finally:
             for worker in self._workers:
@@ -166,14 +167,24 @@ class Executor:
             raise SimulatorError(f"the simulators serve different models: {', '.join(sorted(names))}")
 
     def _check_all_asked(self, session: Session) -> None:
+        """Refuses observations that the simulator never asked for, now or before; warns of visits it did not make."""
         self._asked |= session.asked
         unknown = set(session.observations or ()) - self._asked
-        if unknown and len(session.scripts):
-            asked = ", ".join(sorted({repr(name) for name, _ in self._asked})) or "nothing"
-            wrong = ", ".join(repr(name if not visit else (name, visit)) for name, visit in sorted(unknown))
+        if not unknown or not len(session.scripts):
+            return
+        names = {name for name, _ in self._asked}
+        wrong = sorted({name for name, _ in unknown} - names)
+        if wrong:
             raise ObservationError(
-                f"the simulator never observes {wrong}; it observes {asked}; correct the name or leave it out"
+                f"the simulator never observes {', '.join(map(repr, wrong))}; it observes "
+                f"{', '.join(sorted(map(repr, names))) or 'nothing'}; correct the name or leave it out "
+                f"(if only a rare trace observes it, run many prior traces first)"
             )
+        self._asked |= unknown  # warn once
+        unvisited = ", ".join(map(repr, sorted(unknown)))
+        warnings.warn(
+            f"no trace made the visits of the observations {unvisited}; they were not used", stacklevel=4
+        )
 
 
 class _Run:
@@ -188,6 +199,7 @@ class _Run:
         self._active: dict[int, Worker] = {}
         self._asking: list[Worker] = []
         self._error: PPXError | None = None
+        self._poller = zmq.Poller()
 
     def batch(self, slots: Sequence[int]) -> TraceBatch:
         """The finished traces in the given slots."""
@@ -201,7 +213,7 @@ class _Run:
 
     def loop(self) -> None:
         """Runs every script; after a failure the traces that are under way are still finished."""
-        poller = zmq.Poller()
+        poller = self._poller
         for worker in self._workers:
             poller.register(worker.socket, zmq.POLLIN)
             self._next(worker)
@@ -266,4 +278,5 @@ class _Run:
     def _fail(self, worker: Worker, error: PPXError) -> None:
         self._error = self._error or error
         del self._active[id(worker.socket)]
+        self._poller.unregister(worker.socket)
         worker.discard()

@@ -94,6 +94,30 @@ def normals(
     return z
 
 
+class Normals:
+    """Standard normal numbers of one trace, made as they are needed."""
+
+    __slots__ = ("_index", "_known", "_seed", "_stream")
+
+    def __init__(self, seed: int, index: int, stream: Stream, first: list[float]) -> None:
+        self._seed, self._index, self._stream = seed, index, stream
+        self._known = first
+
+    def __getitem__(self, ordinal: int) -> float:
+        known = self._known
+        while ordinal >= len(known):
+            count = max(len(known), 1)
+            known += self.array(len(known), count).tolist()
+        return known[ordinal]
+
+    def array(self, start: int, count: int) -> NDArray[np.float64]:
+        """Numbers `start` to `start + count - 1`."""
+        row: NDArray[np.float64] = normals(self._seed, self._index, count, start=start, stream=self._stream)[
+            0
+        ]
+        return row
+
+
 def _52_bits(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint64]:
     # 26 bits of each word; with 53 bits the midpoint above 1/2 would not be representable, and the last one be 1.
     return ((high >> np.uint64(6)) << np.uint64(26)) | (low >> np.uint64(6))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ppx_server.address import Address, AddressTable
 from ppx_server.distributions import Family, family
 from ppx_server.errors import DistributionError, ObservationError, RemoteProtocolError
-from ppx_server.philox import Stream, normals
+from ppx_server.philox import Normals, Stream, normals
 from ppx_server.protocol import (
     Event,
     Observe,
@@ -32,6 +32,8 @@ from ppx_server.script import Ask, Choice, Otherwise, ScriptBatch
 
 _NAN = float("nan")
 _FIRST_NORMALS = 32
+# What no draw has for an address or name: visits of observes and tags are counted apart.
+_ANY_ADDRESS, _OBSERVED, _TAGGED = "\0any", "\0observed", "\0tagged"
 _KEPT_SITES = 4096
 
 Tensor = float | NDArray[np.float64]
@@ -73,30 +75,6 @@ def scalar_params(distribution: WireDistribution) -> tuple[tuple[int, ...], list
             f"parameters of {distribution.family} have shapes {shapes}, which do not fit"
         ) from None
     return arrays[0].shape, list(zip(*(a.ravel().tolist() for a in arrays), strict=True))
-
-
-class Normals:
-    """Standard normal numbers of one trace, made as they are needed."""
-
-    __slots__ = ("_index", "_known", "_seed", "_stream")
-
-    def __init__(self, seed: int, index: int, stream: Stream, first: list[float]) -> None:
-        self._seed, self._index, self._stream = seed, index, stream
-        self._known = first
-
-    def __getitem__(self, ordinal: int) -> float:
-        known = self._known
-        while ordinal >= len(known):
-            count = max(len(known), 1)
-            known += self.array(len(known), count).tolist()
-        return known[ordinal]
-
-    def array(self, start: int, count: int) -> NDArray[np.float64]:
-        """Numbers `start` to `start + count - 1`."""
-        row: NDArray[np.float64] = normals(self._seed, self._index, count, start=start, stream=self._stream)[
-            0
-        ]
-        return row
 
 
 _NO_NORMALS = Normals(0, 0, Stream.OBSERVATIONS, [])
@@ -195,7 +173,7 @@ class Player:
             session.normals(slot, Stream.OBSERVATIONS) if session.observations is None else _NO_NORMALS
         )
         self._num_observed = 0
-        self._counts: dict[int, int] = {}
+        self._counts: dict[tuple[str, str], int] = {}
         self._follows = session.scripts.otherwise is Otherwise.ASK
         self._proposal_normals = session.normals(slot, Stream.PROPOSALS) if self._follows else None
         self._choices = list(session.choices(slot))
@@ -221,7 +199,7 @@ class Player:
         """
         if type(event) is Sample:
             site = self.session.site(event)
-            instance = self._visit(site.address_id)
+            instance = self._visit(event.address, event.name)
             forced = self._forced(site, instance) if event.control or not self._follows else range(0)
             if site.shape == () and (forced or not self._follows or not event.control):
                 value = self._choose(site, 0, instance, forced, event.control)
@@ -289,9 +267,11 @@ class Player:
         self.recording.add_draw(site.address_id, instance, site.params_ids[element], value, z, 0.0, flags)
         return value
 
-    def _visit(self, address_id: int) -> int:
-        instance = self._counts.get(address_id, 0)
-        self._counts[address_id] = instance + 1
+    def _visit(self, address: str, name: str) -> int:
+        """The number of this visit, whatever the family and shape of the others."""
+        key = (address, name)
+        instance = self._counts.get(key, 0)
+        self._counts[key] = instance + 1
         return instance
 
     def _forced(self, site: Site, instance: int) -> range:
@@ -321,11 +301,15 @@ class Player:
         name = event.name or event.address
         shape, params = observed_shape(event)
         address_id = self.session.addresses.intern(Address(event.address, name, kind.name, shape))
-        key = (name, self._visit(address_id))
-        self.session.asked.add(key)
-        given = self._given(key, event.value, shape)
+        # By name, counted over all scopes and families; or by full address, for a name that several scopes observe.
+        keys = (
+            (name, self._visit(_ANY_ADDRESS, name)),
+            (event.address, self._visit(event.address, _OBSERVED)),
+        )
+        self.session.asked.update(keys)
+        given = self._given(keys, event.value, shape)
         try:
-            value = self._weigh(address_id, key[1], kind, params, given, shape)
+            value = self._weigh(address_id, keys[0][1], kind, params, given, shape)
         except DistributionError as error:
             raise RemoteProtocolError(f"observe {name!r} at address {event.address!r}: {error}") from error
         return ObserveResult(value if self._send_observed else None)
@@ -353,16 +337,21 @@ class Player:
         kind.validate(params)
         drawn = self._draw_observed(kind, params, shape) if given is None else given
         log_prob = float(np.sum(kind.log_prob(drawn, params)))
+        if log_prob != log_prob:
+            raise DistributionError(f"log_prob of the {kind.name} is NaN")
         rows.add(address_id, instance, drawn if given is None else None, log_prob)
         return drawn
 
-    def _given(self, key: ObservationKey, coded: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    def _given(
+        self, keys: tuple[ObservationKey, ObservationKey], coded: Tensor | None, shape: tuple[int, ...]
+    ) -> Tensor | None:
         """The value of an observe, or None if it is to be drawn."""
         observations = self.session.observations
         if observations is None:
             return None
-        value = observations.get(key, coded)
-        name, instance = key
+        by_name, by_address = keys
+        value = observations.get(by_name, observations.get(by_address, coded))
+        name, instance = by_name
         if value is None or np.size(value) == 0:
             if instance:
                 raise ObservationError(
@@ -390,7 +379,7 @@ class Player:
         value = event.value
         address = Address(event.address, event.name or event.address, "", np.shape(value))
         address_id = self.session.addresses.intern(address)
-        self.recording.tags.add(address_id, self._visit(address_id), value)
+        self.recording.tags.add(address_id, self._visit(event.address, _TAGGED + address.name), value)
         return TagResult()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -11,7 +12,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ppx_server.errors import SimulatorStartError
@@ -21,9 +21,55 @@ _QUOTED_LINES = 12
 _STOP_SECONDS = 2.0
 _PLACEHOLDER = "{address}"
 
-# Linux sends a child's parent-death signal when the *thread* that started it ends, so one thread that lives as long as
-# the interpreter starts them all.
-_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ppx-process")
+
+class _Guard:
+    """A small process that outlives this one just long enough to kill the simulators it leaves behind.
+
+    It reads process groups from a pipe, to guard (`+`) or to forget (`-`), and kills what it guards when the pipe ends,
+    however this process ended.
+    """
+
+    _PROGRAM = """
+import os, signal, sys
+guarded = set()
+for line in sys.stdin:  # guards PPX simulators
+    (guarded.add if line[0] == "+" else guarded.discard)(int(line[1:]))
+for group in guarded:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def tell(self, sign: str, group: int) -> None:
+        """Guards or forgets a process group."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-S", "-E", "-c", self._PROGRAM],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+                atexit.register(self._end, self._process)
+            assert self._process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(f"{sign}{group}\n".encode())
+                self._process.stdin.flush()
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        """Closes the pipe and waits until what was left behind is killed."""
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            process.communicate(timeout=_STOP_SECONDS)
+
+
+_guard = _Guard()
 
 
 class SimulatorProcess:
@@ -31,7 +77,7 @@ class SimulatorProcess:
 
     The process finds its endpoint in the environment variable `PPX_BIND`; `{address}` in the command is replaced by
     it too. It runs in a session of its own, so that Ctrl-C in the terminal reaches the controller only, and it is
-    killed if the controller dies.
+    killed, with all it started, when the controller ends without having stopped it.
 
     Args:
         command: Program and arguments.
@@ -44,12 +90,14 @@ class SimulatorProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="ppx-")
         self.address = f"ipc://{self._folder.name}/socket"
         self._output = bytearray()
+        self._stopped = False
         self.command = [part.replace(_PLACEHOLDER, self.address) for part in command]
         try:
-            self._process = _starter.submit(self._start).result()
+            self._process = self._start()
         except BaseException:
             self._folder.cleanup()
             raise
+        _guard.tell("+", self.pid)
         self._reader = threading.Thread(target=self._read_output, name="ppx-output", daemon=True)
         self._reader.start()
 
@@ -103,6 +151,9 @@ class SimulatorProcess:
                 self._signal(signal.SIGKILL)
                 self._process.wait()
         self._signal(signal.SIGKILL)  # what is left of its process group
+        if not self._stopped:
+            self._stopped = True
+            _guard.tell("-", self.pid)
         self._reader.join(1.0)
         self._folder.cleanup()
 
@@ -113,10 +164,8 @@ class SimulatorProcess:
                 f"cannot start the simulator: no executable file {program!r} (in {Path.cwd()} or on PATH); "
                 "build it, or give its full path"
             )
-        watchdog = shutil.which("setpriv") if sys.platform == "linux" else None
-        prefix = [watchdog, "--pdeathsig", "KILL", "--"] if watchdog else []
         return subprocess.Popen(
-            [*prefix, *self.command],
+            self.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -143,7 +143,10 @@ class Worker:
             self._process = None
 
     def discard(self) -> None:
-        """Drops the connection: the simulator may be anywhere in a trace. `start` begins anew."""
+        """Drops the connection, and ends a process of ours that is in mid-trace. `start` begins anew."""
+        if self._player is not None and self._process is not None:
+            self._process.stop(grace=0.0)
+            self._process = None
         self.ready = False
         self._player = None
         self._ask = None
@@ -220,9 +223,9 @@ class Worker:
             SimulatorCrashError: The process ended.
             SimulatorTimeoutError: The deadline has passed.
         """
+        if self.socket.poll(0):
+            return  # what it has sent comes first
         if self._process is not None and self._process.exit_code() is not None:
-            if self.socket.poll(0):
-                return  # what it sent before it ended comes first
             raise self._locate(
                 SimulatorCrashError,
                 f"the simulator {self._command} crashed in mid-trace: {self._process.describe_end()}",

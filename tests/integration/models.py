@@ -38,6 +38,33 @@ def repeated_observe() -> None:
         ppx.observe(ppx.Normal(x, 1.0), name="y")
 
 
+def rare_observe() -> None:
+    x = ppx.sample(ppx.Uniform(0.0, 1.0), name="x")
+    ppx.observe(ppx.Normal(x, 1.0), name="y")
+    if x > 0.9:
+        ppx.observe(ppx.Normal(x, 1.0), name="rare")
+
+
+def two_detectors() -> None:
+    """The same name observed in two scopes and with two families."""
+    x = ppx.sample(ppx.Normal(0.0, 1.0), name="x")
+    for scope in ("a", "b"):
+        with ppx.scope(scope):
+            ppx.observe(ppx.Normal(x, 1.0), name="y")
+    with ppx.scope("a"):
+        ppx.observe(ppx.Exponential(1.0), name="y")
+    for family in (ppx.Normal(0.0, 1.0), ppx.Exponential(1.0), ppx.Normal(0.0, 1.0)):
+        ppx.sample(family, name="w")
+
+
+def crash_or_sleep() -> None:
+    """Of two processes one crashes and the other is slow."""
+    x = ppx.sample(ppx.Uniform(0.0, 1.0), name="x")
+    if x < 0.5:
+        os._exit(3)
+    time.sleep(2.0)
+
+
 _runs = 0
 
 
@@ -102,7 +129,21 @@ RAW = {
     "silent": lambda: time.sleep(1000),
     "dies": lambda: sys.exit("no data card found"),
 }
-MODELS = {model.__name__: model for model in (gaussian, mixed, repeated_observe, crash, leave, hang, raises)}
+MODELS = {
+    model.__name__: model
+    for model in (
+        gaussian,
+        mixed,
+        repeated_observe,
+        rare_observe,
+        two_detectors,
+        crash_or_sleep,
+        crash,
+        leave,
+        hang,
+        raises,
+    )
+}
 
 if __name__ == "__main__":
     if sys.argv[1] in RAW:

@@ -23,6 +23,7 @@ from ppx_server.errors import (
     SimulatorStartError,
     SimulatorTimeoutError,
 )
+from ppx_server.philox import uniforms
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import DrawFlag
 
@@ -46,10 +47,16 @@ def mixed():
 
 
 def descendants(pid: int) -> list[int]:
-    command = ["ps", "-eo", "pid=,ppid=,comm="]
+    """Children of a process: simulators, not what guards them or lists them."""
+    command = ["ps", "-eo", "pid=,ppid=,args="]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rows = (line.split(maxsplit=2) for line in listing.splitlines())
-    return sorted(int(child) for child, parent, name in rows if int(parent) == pid and name != "ps")
+    rows = (line.split(maxsplit=2) for line in listing.splitlines() if not line.lstrip().startswith("#"))
+    rows = (row for row in rows if len(row) == 3 and row[0].isdigit() and row[1].isdigit())
+    return sorted(
+        int(child)
+        for child, parent, args in rows
+        if int(parent) == pid and not args.startswith("ps ") and "import os, signal" not in args
+    )
 
 
 def test_prior_traces_have_draws_observations_tags_and_results(gaussian: Simulator) -> None:
@@ -143,6 +150,16 @@ def test_wrong_observations_are_errors(gaussian: Simulator, observations: dict, 
     with pytest.raises(ObservationError, match=message):
         gaussian.prior(4, observations=observations)
     assert len(gaussian.prior(4)) == 4
+
+
+def test_traces_before_one_that_observes_something_else_are_kept() -> None:
+    with Simulator(command("rare_observe"), num_workers=1) as sim:
+        first = int(np.argmax(uniforms(0, range(64), 1)[:, 0] > 0.9))
+        with pytest.raises(ObservationError, match="observes 'rare'") as caught:
+            sim.prior(64, observations={"y": 0.0})
+        assert first > 0
+        assert caught.value.completed is not None
+        assert caught.value.completed.index.tolist() == list(range(first))
 
 
 def test_a_repeated_observe_needs_a_value_for_each_visit() -> None:
@@ -245,23 +262,73 @@ def test_interrupting_a_run_leaves_the_simulator_usable() -> None:
         assert len(sim.prior(5)) == 5
 
 
-def test_simulators_die_with_a_killed_controller() -> None:
+@pytest.mark.parametrize("end", ["kill", "exit"])
+def test_simulators_die_with_their_controller(end: str) -> None:
+    wrapped = [
+        "sh",
+        "-c",
+        f"{' '.join(command('gaussian'))}; true",
+    ]  # the shell does not become the simulator
     code = f"""
-import os, time
+import os, subprocess, sys, time
 from ppx_inference.simulator import Simulator
-sim = Simulator({command("gaussian")!r}, num_workers=2)
-print(*(w._process.pid for w in sim._executor._workers), flush=True)
-time.sleep(60)
+sim = Simulator({wrapped!r}, num_workers=2)
+pids = [w._process.pid for w in sim._executor._workers]
+print(*subprocess.run(["pgrep", "-g", ",".join(map(str, pids))], capture_output=True, text=True).stdout.split())
+sys.stdout.flush()
+{"time.sleep(60)" if end == "kill" else "sys.exit()"}
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as controller:
         assert controller.stdout is not None
         pids = [int(pid) for pid in controller.stdout.readline().split()]
-        assert len(pids) == 2
-        controller.kill()
+        assert len(pids) == 4
+        if end == "kill":
+            controller.kill()
     deadline = time.monotonic() + 5
     while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
         assert time.monotonic() < deadline, "orphaned simulators"
         time.sleep(0.05)
+
+
+def test_waiting_for_the_others_after_a_crash_costs_no_time() -> None:
+    code = f"""
+import time
+from ppx_inference.simulator import Simulator
+from ppx_server.errors import SimulatorCrashError
+from ppx_server.script import ScriptBatch
+import numpy as np
+with Simulator({command("crash_or_sleep")!r}, num_workers=2) as sim:
+    scripts = ScriptBatch.empty(0, range(64))
+    from ppx_server.philox import uniforms
+    u = uniforms(0, range(64), 1)[:, 0]
+    index = [int(np.argmax(u < 0.4)), int(np.argmax(u > 0.6))]
+    started = time.process_time()
+    try:
+        sim.execute(ScriptBatch.empty(0, index), None)
+    except SimulatorCrashError as error:
+        assert error.completed.index.tolist() == index[1:], error.completed.index
+        print(time.process_time() - started)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert float(result.stdout) < 1.0  # of two seconds of waiting
+
+
+def test_a_name_observed_in_two_scopes_is_counted_over_both_or_given_by_address() -> None:
+    with Simulator(command("two_detectors"), num_workers=1) as sim:
+        by_visit = sim.prior(4, observations={"y": 1.0, ("y", 1): 2.0, ("y", 2): 3.0})
+        by_address = sim.prior(4, observations={"a/y": 1.0, "b/y": 2.0, ("a/y", 1): 3.0})
+        x = by_visit.value[by_visit.rows(sim.addresses.find("x"))]
+        constant = -np.log(2 * np.pi) - 3.0  # and the Exponential at 3
+        expected = -0.5 * (1 - x) ** 2 - 0.5 * (2 - x) ** 2 + constant
+        np.testing.assert_allclose(by_visit.log_likelihood, expected)
+        np.testing.assert_allclose(by_address.log_likelihood, expected)
+        w = sim.addresses.find("w")
+        assert len(w) == 2  # two families
+        assert all((by_visit.rows(w, visit) >= 0).all() for visit in range(3))
+        with pytest.warns(UserWarning, match=r"\('y', 7\).*not used"):
+            sim.prior(2, observations={"y": 1.0, ("y", 1): 2.0, ("y", 2): 3.0, ("y", 7): 0.0})
 
 
 class FixedGuide:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from ppx_server.protocol import (
     Error,
     Handshake,
     HandshakeResult,
+    Observe,
     ObserveResult,
     Role,
     Run,
@@ -100,15 +103,96 @@ def test_truncated_normals_need_the_capability(faults: Any) -> None:
     assert answer.distribution == ("TruncatedNormal", (0.0, 1.0, 0.0, 1.0))
 
 
-@pytest.mark.parametrize("value", [0.5, float("nan"), 1e300])
-def test_a_value_that_is_no_count_is_refused(faults: Any, value: float) -> None:
+@pytest.mark.parametrize("value", [-1.0, 12.0, 99.0, 0.5, math.nan, math.inf, 1e300])
+def test_a_value_that_is_no_index_is_refused(faults: Any, value: float) -> None:
     _, connect, _ = faults
     exchange = connect()
     exchange(Run())
     answer = exchange(SampleResult(value))
     assert isinstance(answer, Error)
-    assert "draw 'case': Categorical" in answer.message
+    assert f"SampleResult for 'case' holds {value:.9g}, but a Categorical must be" in answer.message
     assert_serves(exchange)
+
+
+GOOD: dict[str, float | np.ndarray[Any, np.dtype[np.float64]]] = {
+    "case": 11.0,
+    "normal": -2.5,
+    "count": 3.0,
+    "normals": -np.ones((2, 3)),
+    "flags": np.array([0.0, 1.0]),
+    "indices": np.array([2.0, 0.0]),
+    "y": -0.5,
+    "index": 1.0,
+    "repeated": np.array([0.0, 1.0, 0.0]),
+    "x": 2.5,
+}
+"""Values that are right for case 11 of faults.cpp, by the draw's or observation's name."""
+
+
+def last_of_trace(exchange: Any, values: Mapping[str, Any]) -> Any:
+    """What ends a trace that is answered with these values."""
+    event = exchange(Run())
+    while isinstance(event, Sample | Observe):
+        answer = SampleResult if isinstance(event, Sample) else ObserveResult
+        event = exchange(answer(values[event.name]))
+    return event
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("normal", math.nan, "'normal' holds nan, but a Normal must be finite"),
+        ("normal", -math.inf, "'normal' holds -inf, but"),
+        ("normal", np.ones((1, 1)), "'normal' has shape (1, 1) where () is wanted"),
+        ("count", -1.0, "'count' holds -1, but a Poisson must be whole and >= 0"),
+        ("count", 1e300, "draw 'count': Poisson: 1e+300 is no whole number up to 2^53"),
+        (
+            "normals",
+            np.array([[0, 0, 0], [0, math.nan, 0]]),
+            "'normals' holds nan as element 4, but a Normal",
+        ),
+        ("normals", np.ones((3, 2)), "'normals' has shape (3, 2) where (2, 3) is wanted"),
+        ("normals", np.ones(5), "'normals' holds 5 numbers where 6 are wanted"),
+        ("flags", np.array([0.5, 1.0]), "'flags' holds 0.5 as element 0, but a Bernoulli"),
+        ("indices", np.array([0.0, -1.0]), "'indices' holds -1 as element 1, but a Categorical"),
+        (
+            "indices",
+            np.array([3.0, 0.0]),
+            "'indices' holds 3 as element 0, but a Categorical must be whole and >= 0",
+        ),
+        ("y", math.nan, "ObserveResult for 'y' holds nan, but a Normal must be finite"),
+        ("y", None, "ObserveResult for 'y' holds 0 numbers where 1 are wanted"),
+        ("index", 2.0, "'index' holds 2, but a Categorical must be whole and >= 0 and < 2"),
+        ("repeated", np.array([0.0, 1.0, 99.0]), "'repeated' holds 99 as element 2, but"),
+    ],
+)
+def test_a_value_that_the_distribution_cannot_have_is_refused(
+    faults: Any, name: str, value: Any, message: str
+) -> None:
+    _, connect, _ = faults
+    exchange = connect()
+    refusal = last_of_trace(exchange, {**GOOD, name: value})
+    assert isinstance(refusal, Error)
+    assert message in refusal.message
+    assert_serves(exchange)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_values_that_the_distributions_can_have_are_taken(faults: Any, flat: bool) -> None:
+    _, connect, _ = faults
+    values = {**GOOD, "normals": np.ones(6), "repeated": None} if flat else GOOD
+    assert last_of_trace(connect(), values) == RunResult(2.5)
+
+
+def test_a_1_0_controller_gets_a_reset_for_such_a_value(faults: Any) -> None:
+    served, _, tools = faults
+    controller = tools.controller(served.address)
+    controller.handshake()
+    for value in (-1.0, 99.0, math.nan):
+        controller.run()
+        assert controller.answer(value)[0] == "Reset"
+        assert f"'case' holds {value:.9g}, but a Categorical" in served.process.stderr.readline()
+    assert controller.run()[0] == "Sample"
 
 
 def test_an_answer_of_another_size_is_refused(faults: Any) -> None:

@@ -57,6 +57,16 @@ static double faults() {
             const scope left_open("scope");
             throw std::runtime_error("inside a scope");
         }
+        case 11:  // every kind of answer that a controller can get wrong
+            sample(Normal{0.0, 1.0}, "normal");
+            sample(Poisson{4.0}, "count");
+            sample(Normal{Tensor{{1, 2, 3, 4, 5, 6}, {2, 3}}, 1.0}, "normals");
+            sample(Bernoulli{std::vector<double>{0.5, 0.5}}, "flags");
+            sample(Categorical{Tensor{{1, 1, 1, 1, 1, 1}, {2, 3}}}, "indices");
+            observe(Normal{0.0, 1.0}, "y");
+            observe(Categorical{{0.5, 0.5}}, "index");
+            observe(Categorical{{0.5, 0.5}}, std::vector<double>{0.0, 1.0, 1.0}, "repeated");
+            break;
         default:
             _exit(3);
     }

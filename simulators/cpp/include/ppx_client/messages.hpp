@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -178,13 +179,44 @@ inline bool is_empty(const ppx::Tensor* tensor) {
     return tensor == nullptr || tensor->data() == nullptr || tensor->data()->size() == 0;
 }
 
-/// Reads a tensor of `size` numbers; says what is wrong with it, or nothing.
-inline std::string read_tensor(const ppx::Tensor* tensor, std::size_t size, double* result) {
+/// Says what is wrong with a tensor as an answer to a draw from the prior, or nothing. Its numbers may come without
+/// their shape, in C order.
+inline std::string shape_defect(const ppx::Tensor* tensor, const Prior& prior) {
     const std::size_t found = is_empty(tensor) ? 0 : tensor->data()->size();
-    if (found != size)
-        return "holds " + std::to_string(found) + " numbers where " + std::to_string(size) + " are wanted";
-    std::memcpy(result, tensor->data()->Data(), size * sizeof(double));
+    if (found != prior.size)
+        return "holds " + std::to_string(found) + " numbers where " + std::to_string(prior.size) + " are wanted";
+    const auto* const shape = tensor->shape();
+    const std::size_t rank = shape == nullptr ? 0 : shape->size();
+    const bool flat = rank == 0 || (rank == 1 && static_cast<std::size_t>(shape->Get(0)) == prior.size);
+    if (flat || std::equal(shape->begin(), shape->end(), prior.shape, prior.shape + prior.rank)) return {};
+    const std::vector<std::int32_t> extents(shape->begin(), shape->end());
+    return "has shape " + to_text(extents.data(), rank) + " where " + to_text(prior.shape, prior.rank) + " is wanted";
+}
+
+/// Says which of prior.size numbers no draw from the prior's family is, or nothing. Bounds of continuous families are
+/// left to the densities; an index out of range or NaN would reach the model's arrays.
+inline std::string value_defect(const Prior& prior, const double* values) {
+    const FamilyInfo& family = info(prior.family);
+    if (!family.discrete && all_finite(values, prior.size)) return {};
+    const View& probs = prior.params[0];
+    const bool categorical = prior.family == Family::Categorical;
+    const double end = categorical ? probs.shape[probs.rank - 1] : std::numeric_limits<double>::infinity();
+    for (std::size_t i = 0; i < prior.size; ++i) {
+        const double x = values[i];
+        if (family.discrete ? x >= 0.0 && x < end && x == std::floor(x) : std::isfinite(x)) continue;
+        return "holds " + number_text(x) + (prior.rank > 0 ? " as element " + std::to_string(i) : "") + ", but a " +
+               family.name + " must be " + (family.discrete ? "whole and >= 0" : "finite") +
+               (categorical ? " and < " + number_text(end) : "");
+    }
     return {};
+}
+
+/// Reads the controller's value for a draw from the prior; says what is wrong with it, or nothing.
+inline std::string read_value(const ppx::Tensor* tensor, const Prior& prior, double* result) {
+    std::string defect = shape_defect(tensor, prior);
+    if (!defect.empty()) return defect;
+    std::memcpy(result, tensor->data()->Data(), prior.size * sizeof(double));
+    return value_defect(prior, result);
 }
 
 }  // namespace ppx_client::detail

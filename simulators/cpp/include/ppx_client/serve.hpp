@@ -12,6 +12,8 @@
 // not announce
 //   that capability, Reset. From the controller, they end the running trace; from others, they change
 //   nothing.
+// - So does a value that the distribution cannot have: of another shape, not finite, for a discrete family no whole
+//   number >= 0, or no index of a Categorical. The model never sees it.
 // - A model that throws ends its trace in the same way. After all of that, the next Run is welcome.
 //
 // The socket is a ROUTER, which to a controller's REQ is what a REP is, but knows who sent what: with a REP,
@@ -80,7 +82,7 @@ class Server final : public Controller {
         encoder_.sample(request, prior, control);
         exchange(ppx::MessageBody_SampleResult);
         const auto* const answer = received_.message().body_as_SampleResult();
-        check_answer(read_tensor(answer->result(), prior.size, result), request, "SampleResult");
+        check_answer(read_value(answer->result(), prior, result), request, "SampleResult");
     }
 
     void observe(const Request& request, const Prior& prior, const View* value, double* result) override {
@@ -88,8 +90,9 @@ class Server final : public Controller {
         encoder_.observe(request, prior, value);
         exchange(ppx::MessageBody_ObserveResult);
         const auto* const answer = received_.message().body_as_ObserveResult();
-        if (!is_empty(answer->value())) {
-            check_answer(read_tensor(answer->value(), prior.size, result), request, "ObserveResult");
+        const bool due = value == nullptr && capabilities_.observed_value;
+        if (due || !is_empty(answer->value())) {
+            check_answer(read_value(answer->value(), prior, result), request, "ObserveResult");
         } else if (value != nullptr) {
             std::copy(value->data, value->data + value->size, result);
         } else {

@@ -153,7 +153,8 @@ def test_failed_traces_count_nothing(simulator, models) -> None:  # type: ignore
     status = traces.status.copy()
     status[::7] = Status.FAILED
     expected[np.repeat(status == Status.FAILED, traces.length)] = 0.0
-    np.testing.assert_allclose(proposal.log_ratio(replace(traces, status=status)), expected, atol=1e-9)
+    # Another batch is another order of float32 sums.
+    np.testing.assert_allclose(proposal.log_ratio(replace(traces, status=status)), expected, atol=1e-5)
 
 
 def test_values_outside_the_support_count_nothing(simulator, models) -> None:  # type: ignore[no-untyped-def]

@@ -18,7 +18,7 @@ from ppx_inference.arguments import checked_count, checked_seed, observed_names
 from ppx_inference.metropolis import Info, Kernel, State
 from ppx_inference.posterior import Posterior, Provenance
 from ppx_inference.progress import Progress, Reporter, reporting
-from ppx_server.errors import SimulatorError
+from ppx_server.errors import PPXError
 from ppx_server.executor import Executes, Observations
 from ppx_server.trace import Ints, TraceBatch
 
@@ -160,7 +160,7 @@ class _Run(Generic[KernelT]):
             if not len(self._history):
                 raise
             interrupted = True
-        except SimulatorError as error:
+        except PPXError as error:
             error.partial = self._posterior(reporter, interrupted=True) if len(self._history) else None
             raise
         return self._posterior(reporter, interrupted=interrupted)

@@ -13,6 +13,7 @@ from ppx_inference.arguments import checked_count, checked_seed
 from ppx_inference.importance import independent_traces
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
+from ppx_server.address import AddressTable
 from ppx_server.executor import Executes, Observations
 from ppx_server.script import Guide
 
@@ -35,6 +36,9 @@ class Guides(Protocol):
 
     def guide(self, observations: Observations) -> Guide:
         """Who answers draws, given observations."""
+
+    def require_known(self, addresses: AddressTable) -> None:
+        """Raises if there are addresses and it knows none of them: it was made for another simulator."""
 
 
 def inference_compilation(
@@ -60,9 +64,11 @@ def inference_compilation(
         Weighted traces with `log_evidence` and `pareto_k`.
 
     Raises:
-        CheckpointError: The proposal was trained for other observations.
+        CheckpointError: The proposal was trained for other observations or another simulator.
         ObservationError: An observation is missing, never asked for, or of another shape.
-        SimulatorError: A simulator failed; `error.partial` is the posterior of what had finished, or None.
+        SimulatorError: A simulator failed.
+
+    Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
     """
     return independent_traces(
         "inference_compilation",
@@ -72,6 +78,8 @@ def inference_compilation(
         seed=seed,
         progress=progress,
         guide=proposal.guide(observations),
+        # The guide looks at the addresses seen before a run; a simulator that has run nothing has none yet.
+        check=proposal.require_known,
     )
 
 
@@ -109,6 +117,8 @@ def train(
         ObservationError: A name is never observed, or observations of different traces do not fit together.
         CheckpointError: The proposal to continue belongs to other observations or another simulator.
         SimulatorError: A simulator failed.
+
+    Whichever is raised while it learns, `error.partial` is the proposal with what was learnt before.
     """
     from ppx_proposals import training
 

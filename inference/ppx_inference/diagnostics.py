@@ -115,17 +115,26 @@ def _estimators() -> Any:
     return array_stats
 
 
-def refuse_nan(log_weight: Floats, traces: TraceBatch) -> None:
-    """Raises if a log weight is NaN, which means that a density in the simulator is not a number.
+def is_weight(log_weight: Floats) -> NDArray[np.bool_]:
+    """Which log weights are those of a finite weight, -inf (weight zero) among them; NaN and +inf are not."""
+    return np.asarray(log_weight < np.inf)
+
+
+def refuse_undefined(log_weight: Floats, traces: TraceBatch) -> None:
+    """Raises if a log weight is NaN or +inf: a density in the simulator is not a number, or infinite.
+
+    One infinite weight would be the whole posterior, whatever the other traces say.
 
     Raises:
         SimulatorFailedError: With the seed and index that reproduce the first such trace.
     """
-    bad = np.flatnonzero(np.isnan(log_weight))
+    bad = np.flatnonzero(~is_weight(log_weight))
     if len(bad):
+        what = "NaN" if np.isnan(log_weight[bad[0]]) else "infinite"
         raise SimulatorFailedError(
-            f"the log weight of {len(bad)} of {len(traces)} traces is NaN; look for an observe or sample whose "
-            "parameters make the density undefined, and replay the trace to see it",
+            f"the log weight of {len(bad)} of {len(traces)} traces is no finite weight, that of the first is {what}; "
+            "look for an observe or sample whose parameters make the density undefined or infinite (as that of a Beta "
+            "or Gamma with a shape below 1 is at the end of its range), and replay the trace to see it",
             seed=traces.seed,
             index=int(traces.index[bad[0]]),
         )

@@ -7,20 +7,26 @@ an interruption or a crash costs no more than the last chunk. The traces do not 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from ppx_inference.arguments import checked_count, checked_seed, observed_names
-from ppx_inference.diagnostics import refuse_nan
+from ppx_inference.diagnostics import is_weight, refuse_undefined
 from ppx_inference.posterior import Posterior, Provenance
 from ppx_inference.progress import Progress, reporting
-from ppx_server.errors import SimulatorError
+from ppx_server.address import AddressTable
+from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes, Observations
 from ppx_server.script import Guide, Otherwise, ScriptBatch
 from ppx_server.trace import TraceBatch
 
-_FIRST_CHUNK, _LARGEST_CHUNK = 64, 4096
+_FIRST_CHUNK, _LARGEST_CHUNK = 4, 4096
+"""The first chunk is small because nothing is known yet: a simulator may take minutes for a trace."""
+_GROWTH = 4
+_ENOUGH = 64
+"""Traces after which an observation that none of them made is taken for a wrong name."""
 _CHUNK_SECONDS = 0.5
 
 
@@ -63,14 +69,24 @@ def step(
     """Executes the next traces: from the prior, or as a guide proposes.
 
     Raises:
-        SimulatorError: A simulator failed, or a weight is NaN.
+        SimulatorError: A simulator failed, or a weight is NaN or infinite.
     """
     index = np.arange(state.next_index, state.next_index + num_traces)
     otherwise = Otherwise.PRIOR if guide is None else Otherwise.ASK
     started = time.perf_counter()
     traces = simulator.execute(ScriptBatch.empty(state.seed, index, otherwise), observations, guide)
-    refuse_nan(traces.log_weight, traces)
+    refuse_undefined(traces.log_weight, traces)
     return State(state.seed, state.next_index + num_traces), Info(traces, time.perf_counter() - started)
+
+
+def first_chunk(simulator: Executes) -> int:
+    """How many traces to execute at first, and at least: a few, but enough to keep all simulators busy."""
+    return max(_FIRST_CHUNK, getattr(simulator, "num_workers", 1))
+
+
+def next_chunk(chunk: int, possible: int, *, least: int, largest: int) -> int:
+    """How many traces to execute after a chunk: what is possible in the time wanted, but only some times as many."""
+    return max(least, min(possible, _GROWTH * chunk, largest))
 
 
 def importance_sampling(
@@ -95,7 +111,9 @@ def importance_sampling(
 
     Raises:
         ObservationError: An observation is missing, never asked for, or of another shape.
-        SimulatorError: A simulator failed; `error.partial` is the posterior of what had finished, or None.
+        SimulatorError: A simulator failed.
+
+    Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
     """
     return independent_traces(
         "importance_sampling", simulator, observations, num_traces=num_traces, seed=seed, progress=progress
@@ -111,14 +129,16 @@ def independent_traces(
     seed: int,
     progress: Progress | None,
     guide: Guide | None = None,
+    check: Callable[[AddressTable], None] | None = None,
 ) -> Posterior:
     """Runs an engine whose traces are independent; arguments and errors as for `importance_sampling`.
 
+    `check` looks at the addresses after every chunk, before its traces count, and may raise.
+
     Ctrl-C ends the run early: finished chunks are returned, marked `interrupted`.
     """
-    num_traces, state = checked_count("num_traces", num_traces), init(checked_seed(seed))
+    num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
     batches: list[TraceBatch] = []
-    chunk = _FIRST_CHUNK
     with reporting(progress, num_traces, engine.replace("_", " ")) as reporter:
 
         def posterior(*, interrupted: bool = False) -> Posterior:
@@ -136,18 +156,17 @@ def independent_traces(
 
         interrupted = False
         try:
-            while state.next_index < num_traces:
-                count = min(chunk, num_traces - state.next_index)
-                state, info = step(state, simulator, observations, count, guide)
-                batches.append(info.traces)
-                reporter.advance(count)
-                chunk = _next_chunk(chunk, info.seconds)
+            for traces in _chunks(simulator, observations, num_traces, seed, guide):
+                if check is not None:
+                    check(simulator.addresses)
+                batches.append(traces)
+                reporter.advance(len(traces))
         except KeyboardInterrupt:
             if not batches:
                 raise
             interrupted = True
-        except SimulatorError as error:
-            _keep_finished(error, state, batches)
+        except PPXError as error:
+            _keep_finished(error, batches)
             error.partial = posterior(interrupted=True) if batches else None
             raise
         done = posterior(interrupted=interrupted)
@@ -155,17 +174,32 @@ def independent_traces(
     return done
 
 
-def _next_chunk(chunk: int, seconds: float) -> int:
-    if seconds < _CHUNK_SECONDS:
-        return min(2 * chunk, _LARGEST_CHUNK)
-    return max(chunk // 2, 1) if seconds > 4 * _CHUNK_SECONDS else chunk
+def _chunks(
+    simulator: Executes, observations: Observations, num_traces: int, seed: int, guide: Guide | None
+) -> Iterator[TraceBatch]:
+    """Executes traces in chunks of about `_CHUNK_SECONDS`."""
+    state = init(seed)
+    chunk = least = first_chunk(simulator)
+    while state.next_index < num_traces:
+        count = min(chunk, num_traces - state.next_index)
+        try:
+            state, info = step(state, simulator, observations, count, guide)
+        except ObservationError as error:
+            # All traces ran, but none asked for some observation: it may be rare, and the chunk was small.
+            if error.completed is not None or state.next_index or count >= min(num_traces, _ENOUGH):
+                raise
+            chunk *= _GROWTH
+            continue
+        yield info.traces
+        possible = int(chunk * _CHUNK_SECONDS / max(info.seconds, 1e-9))
+        chunk = next_chunk(chunk, possible, least=least, largest=_LARGEST_CHUNK)
 
 
-def _keep_finished(error: SimulatorError, state: State, batches: list[TraceBatch]) -> None:
+def _keep_finished(error: PPXError, batches: list[TraceBatch]) -> None:
     """Adds what the failed chunk finished, up to the first gap: what came after it is there because it was short."""
     finished = error.completed
     if finished is not None and len(finished):
-        expected = np.arange(state.next_index, state.next_index + len(finished))
+        expected = sum(map(len, batches)) + np.arange(len(finished))
         whole = int(np.cumprod(finished.index == expected).sum())
-        if whole and not np.isnan(finished.log_weight[:whole]).any():
+        if whole and is_weight(finished.log_weight[:whole]).all():
             batches.append(finished.select(np.arange(whole)))

@@ -70,7 +70,9 @@ def lightweight_mh(
 
     Raises:
         ObservationError: An observation is missing or never asked for, or no prior execution can explain them.
-        SimulatorError: A simulator failed; `error.partial` is the posterior of what had finished, or None.
+        SimulatorError: A simulator failed.
+
+    Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
     """
     return run_chains(
         "lightweight_mh",

@@ -52,7 +52,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ppx_inference.diagnostics import refuse_nan
+from ppx_inference.diagnostics import refuse_undefined
 from ppx_inference.quantities import element_in_draw
 from ppx_server.address import AddressTable
 from ppx_server.distributions import FAMILIES, Kind
@@ -65,6 +65,8 @@ Bools = NDArray[np.bool_]
 
 _CANDIDATES = 8
 """Prior executions per chain from which the first states are chosen."""
+_INIT_STREAM = 1
+"""Apart from the engine's randomness, which begins with the bare seed: its first moves must not repeat this noise."""
 _MAX_ROUNDS = 64
 """How often candidates are drawn before giving up on finding one of non-zero likelihood."""
 
@@ -145,7 +147,7 @@ def init(simulator: Executes, observations: Observations, num_chains: int, seed:
         index = np.arange(num_executed, num_executed + _CANDIDATES * num_chains)
         traces = simulator.execute(ScriptBatch.empty(seed, index), observations)
         num_executed += len(index)
-        refuse_nan(traces.log_likelihood, traces)
+        refuse_undefined(traces.log_likelihood, traces)
         possible = np.flatnonzero(traces.log_likelihood > -np.inf)
         if len(possible):
             found.append(compact(traces.select(possible)))
@@ -159,7 +161,7 @@ def init(simulator: Executes, observations: Observations, num_chains: int, seed:
         )
     traces = TraceBatch.concatenate(found)
     # The largest of log weight + Gumbel noise are a weighted sample without replacement (Efraimidis and Spirakis 2006).
-    noisy = traces.log_likelihood + np.random.default_rng(seed).gumbel(size=num_found)
+    noisy = traces.log_likelihood + np.random.default_rng([seed, _INIT_STREAM]).gumbel(size=num_found)
     chosen = np.argsort(-noisy, kind="stable")[:num_chains]
     return State(compact(traces.select(np.resize(chosen, num_chains)))), num_executed
 
@@ -194,7 +196,7 @@ def step(
     pick, address_id = np.where(picked, pick, -1), np.where(picked, address_id, -1)
     scripts, kept = _scripts(current, pick, move, new_z, index)
     proposed = simulator.execute(scripts, observations)
-    refuse_nan(proposed.log_likelihood, proposed)
+    refuse_undefined(proposed.log_likelihood, proposed)
     possible = ~picked | _reversible(current, proposed, pick, kept)
     log_ratio = np.where(possible, log_acceptance(current, proposed, picked), -np.inf)
     acceptance = np.exp(np.minimum(log_ratio, 0.0))

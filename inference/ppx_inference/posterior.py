@@ -109,7 +109,7 @@ class Posterior:
         provenance: Where they come from.
 
     Raises:
-        SimulatorFailedError: A log weight is NaN.
+        SimulatorFailedError: A log weight is NaN or +inf.
     """
 
     traces: TraceBatch
@@ -121,7 +121,7 @@ class Posterior:
             raise ValueError(
                 f"{len(self.traces)} traces need as many log weights, not {self.log_weight.shape}"
             )
-        diagnostics.refuse_nan(self.log_weight, self.traces)
+        diagnostics.refuse_undefined(self.log_weight, self.traces)
         if self.provenance.num_chains and len(self) % self.provenance.num_chains:
             raise ValueError(
                 f"{len(self)} traces cannot be {self.provenance.num_chains} chains of equal length"

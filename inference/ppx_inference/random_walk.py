@@ -122,7 +122,9 @@ def random_walk_mh(
 
     Raises:
         ObservationError: An observation is missing or never asked for, or no prior execution can explain them.
-        SimulatorError: A simulator failed; `error.partial` is the posterior of what had finished, or None.
+        SimulatorError: A simulator failed.
+
+    Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
         ValueError: A number is out of range.
     """
     if step_size is not None and not 0 < step_size <= 1:

@@ -34,6 +34,9 @@ class Simulator:
         timeout: Seconds a simulator may take between two messages before it counts as hung.
         start_timeout: Seconds until a simulator must have answered the first message.
 
+    Attributes:
+        num_workers: How many simulators run at the same time.
+
     Raises:
         SimulatorStartError: A simulator did not start or answer; none is left running.
         ValueError: Neither or both of command and address, or no worker.
@@ -61,6 +64,7 @@ class Simulator:
             configs = [
                 WorkerConfig(address=a, timeout=timeout, start_timeout=start_timeout) for a in addresses
             ]
+        self.num_workers = len(configs)
         self._executor = Executor(configs)
 
     @property

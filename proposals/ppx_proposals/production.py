@@ -18,7 +18,7 @@ from ppx_server.executor import Executes
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 
-_CHUNK_SECONDS = 0.5
+CHUNK_SECONDS = 0.5
 """How long a chunk should take: an interrupt waits for it."""
 _FIRST_CHUNK = 16
 """Traces executed at once at first, and at least."""
@@ -112,7 +112,7 @@ class Production:
                 continue
 
     def _chunks(self) -> Iterator[list[Minibatch]]:
-        """Executes as many traces at once as the simulator makes in `_CHUNK_SECONDS`; keeps incomplete minibatches."""
+        """Executes as many traces at once as the simulator makes in `CHUNK_SECONDS`; keeps incomplete minibatches."""
         position, count = self._indices.start, _FIRST_CHUNK
         begun: list[TraceBatch] = []
         while position < self._indices.stop and not self._stop.is_set():
@@ -127,7 +127,7 @@ class Production:
                 cut = complete - int(traces.index[0])
                 yield self._encode(traces.select(np.arange(cut)))
                 begun = [traces.select(np.arange(cut, len(traces)))] if cut < len(traces) else []
-            possible = int(_CHUNK_SECONDS / seconds * count)
+            possible = int(CHUNK_SECONDS / seconds * count)
             count = max(_FIRST_CHUNK, min(possible, 2 * count, self._max_chunk))
 
     def _encode(self, traces: TraceBatch) -> list[Minibatch]:

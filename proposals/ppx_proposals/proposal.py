@@ -262,6 +262,7 @@ class Proposal:
             device: `"auto"`, `"cpu"`, `"cuda"`, ...
 
         Raises:
+            ValueError: There is no such device.
             CheckpointError: It does not exist, is corrupt or of another version.
         """
         from ppx_proposals.checkpoint import load
@@ -279,10 +280,24 @@ class Proposal:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device a name stands for; `"auto"` is CUDA where there is one, otherwise the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device a name stands for; `"auto"` is CUDA where there is one, otherwise the CPU.
+
+    Raises:
+        ValueError: The name means nothing to PyTorch, or this computer or this PyTorch has no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        present = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        raise ValueError(
+            f"device {device!r} cannot be used ({reason}); give one of {', '.join(['auto', 'cpu', *present])}, or "
+            "install a PyTorch with CUDA and its driver"
+        ) from error
+    return chosen
 
 
 def _without_failed(traces: TraceBatch, ok: NDArray[np.bool_]) -> TraceBatch:

@@ -28,9 +28,9 @@ from ppx_proposals.batching import PackedSteps, pack
 from ppx_proposals.config import TrainingConfig
 from ppx_proposals.observations import ObservationLayout, observed_names
 from ppx_proposals.optim import AdamHD
-from ppx_proposals.production import Minibatch, Production
+from ppx_proposals.production import CHUNK_SECONDS, Minibatch, Production
 from ppx_proposals.proposal import Proposal, TrainingStep, choose_device
-from ppx_server.errors import CheckpointError, ObservationError, SimulatorError
+from ppx_server.errors import CheckpointError, ObservationError, PPXError, SimulatorError
 from ppx_server.executor import Executes
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
@@ -38,6 +38,8 @@ from ppx_server.trace import Status, TraceBatch
 VALIDATION_INDEX = 1 << 40
 """Held-out traces have indices from here on, where no training trace is."""
 _MIN_VALIDATION = 32
+_FIRST_HELD_OUT = 4
+"""Held-out traces executed at once at first, and at least; an interrupt waits for them."""
 _VALIDATION_SHARE = 0.05
 """Largest part of the time that goes into measuring the loss on held-out traces."""
 _SAVE_INTERVAL = 60.0
@@ -98,10 +100,14 @@ def train(
     Raises:
         ObservationError: A name is never observed, or the observations of prior traces do not fit together.
         CheckpointError: The proposal to continue belongs to other observations or another simulator.
-        SimulatorError: A simulator crashed or hung. What was learnt before is saved, if there is a checkpoint.
+        SimulatorError: A simulator crashed or hung.
+        ValueError: There is no such device.
+
+    Whichever is raised while it learns, what was learnt before is `error.partial`, and saved if there is a checkpoint.
     """
     if num_traces < 1:
         raise ValueError(f"num_traces must be at least 1, not {num_traces}")
+    where = choose_device(device)
     folder = None if checkpoint is None else Path(checkpoint)
     if proposal is None and folder is not None and (folder / "proposal.json").exists():
         proposal = Proposal.load(folder, device=device)
@@ -114,7 +120,7 @@ def train(
     held_out = _held_out(sim, seed, min(config.num_validation, max(_MIN_VALIDATION, num_traces // 20)))
     if proposal is None:
         layout = ObservationLayout.from_traces(held_out, observed)
-        proposal = Proposal.create(layout, config.network, device=choose_device(device))
+        proposal = Proposal.create(layout, config.network, device=where)
     else:
         _check_fits(proposal, observed, held_out, sim)
     if proposal.optimizer is None:
@@ -131,8 +137,20 @@ def train(
 
 
 def _held_out(sim: Executes, seed: int, count: int) -> TraceBatch:
-    """Prior traces to take statistics from and to measure the loss on."""
-    traces = sim.execute(ScriptBatch.empty(seed, VALIDATION_INDEX + np.arange(count)), None)
+    """Prior traces to take statistics from and to measure the loss on.
+
+    They are executed in chunks of about half a second, so that Ctrl-C takes effect although nothing is learnt yet.
+    """
+    batches: list[TraceBatch] = []
+    done, chunk = 0, _FIRST_HELD_OUT
+    while done < count:
+        end = min(done + chunk, count)
+        started = time.monotonic()
+        scripts = ScriptBatch.empty(seed, np.arange(VALIDATION_INDEX + done, VALIDATION_INDEX + end))
+        batches.append(sim.execute(scripts, None))
+        possible = int(CHUNK_SECONDS / max(time.monotonic() - started, 1e-6) * chunk)
+        done, chunk = end, max(_FIRST_HELD_OUT, min(possible, 4 * chunk))
+    traces = TraceBatch.concatenate(batches)
     succeeded = np.flatnonzero(traces.status == Status.OK)
     if not len(succeeded):
         reason = next(iter(traces.failures.values()), "no reason given")
@@ -210,6 +228,9 @@ class _Training:
                 state.stopped = self._learn(production, interrupted)
         except KeyboardInterrupt:
             state.stopped = "interrupted"
+        except PPXError as error:
+            error.partial = self._proposal
+            raise
         finally:
             state.seconds = self._seconds_before + time.monotonic() - self._started
             if self._folder is not None:

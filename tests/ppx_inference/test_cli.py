@@ -332,21 +332,28 @@ class TestPosterior:
         assert "warning: importance_sampling: effective sample size" in result.stderr
         assert "warning" not in result.stdout
 
+    @pytest.mark.parametrize(
+        ("defect", "message"),
+        [
+            ('raise ArithmeticError("cross section is negative")', "cross section is negative"),
+            ('ppx.observe(ppx.Normal(x, 1), name="sometimes")', "observes 'sometimes', which is not among"),
+        ],
+    )
     def test_a_failing_simulator_keeps_what_was_finished(
-        self, model: Callable[[str], list[str]], tmp_path: Path
+        self, defect: str, message: str, model: Callable[[str], list[str]], tmp_path: Path
     ) -> None:
         command = model(
-            """
+            f"""
             x = ppx.sample(ppx.Normal(0, 1), name="x")
             if runs == 100:
-                raise ArithmeticError("cross section is negative")
+                {defect}
             ppx.observe(ppx.Normal(x, 1), name="y")
             """
         )
         run = ["posterior", "-e", "importance", "--workers", "1", "-n", "500", "--observe", "y=0.5"]
         result = ppx(*run, "-o", tmp_path / "result", "--", *command)
         assert result.exit_code == 1
-        assert "cross section is negative" in result.stderr
+        assert message in result.stderr
         assert len(Posterior.open(tmp_path / "result")) == 99
 
 

@@ -208,20 +208,23 @@ def test_impossible_observations_are_one_clear_error(in_process):
         lightweight_mh(in_process(model), {"y": 5.0}, num_traces=8, num_chains=1)
 
 
-def test_a_likelihood_that_is_not_a_number_names_the_trace(in_process):
+@pytest.mark.parametrize(("log_prob", "what"), [(np.nan, "NaN"), (np.inf, "infinite")])
+def test_a_likelihood_that_is_no_finite_number_names_the_trace(log_prob, what, in_process):
     simulator = in_process(moving_support)
 
     class Broken(in_process):
         def execute(self, scripts, observations, guide=None):
             traces = super().execute(scripts, observations, guide)
             table = traces.observations
-            return replace(traces, observations=replace(table, log_prob=np.full_like(table.log_prob, np.nan)))
+            return replace(
+                traces, observations=replace(table, log_prob=np.full_like(table.log_prob, log_prob))
+            )
 
     def model(ppx):
         ppx.observe("Normal", 0.0, 1.0, name="y")
 
     simulator = Broken(model)
-    with pytest.raises(SimulatorFailedError, match=r"NaN.*\[seed 7, trace 0\]"):
+    with pytest.raises(SimulatorFailedError, match=rf"{what}.*\[seed 7, trace 0\]"):
         lightweight_mh(simulator, {"y": 1.0}, num_traces=8, seed=7)
 
 

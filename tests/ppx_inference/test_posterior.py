@@ -126,9 +126,10 @@ def test_traces_that_are_ruled_out_count_for_the_evidence(in_process):
         nothing.resample(3, seed=0)
 
 
-def test_a_weight_that_is_not_a_number_names_the_trace(in_process):
-    with pytest.raises(SimulatorFailedError, match=r"NaN.*\[seed 0, trace 1\]"):
-        weighted(in_process, [1.0, math.nan])
+@pytest.mark.parametrize(("weight", "what"), [(math.nan, "NaN"), (math.inf, "infinite")])
+def test_a_weight_that_is_no_finite_number_names_the_trace(weight, what, in_process):
+    with pytest.raises(SimulatorFailedError, match=rf"1 of 3 traces.* is {what};.*\[seed 0, trace 1\]"):
+        weighted(in_process, [1.0, weight, 0.0])
 
 
 def test_resampling_keeps_the_distribution_and_what_is_known_of_its_quality(in_process):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+import warnings
 
 import numpy as np
 import pytest
 
 import ppx_inference
 from ppx_inference import (
+    Simulator,
     TrustWarning,
     importance,
     importance_sampling,
@@ -18,7 +21,7 @@ from ppx_inference import (
     quiet,
     random_walk_mh,
 )
-from ppx_server.errors import ObservationError, SimulatorCrashError
+from ppx_server.errors import CheckpointError, ObservationError, PPXError, SimulatorCrashError
 from ppx_server.script import Choice
 
 ENGINES = [importance_sampling, lightweight_mh, random_walk_mh]
@@ -35,6 +38,9 @@ class PriorGuide:
 
     def guide(self, observations):
         return self
+
+    def require_known(self, addresses):
+        assert "mu" in [a.name for a in addresses]
 
     def begin(self, num_traces, addresses):
         pass
@@ -58,7 +64,7 @@ def failing(in_process):
             traces = super().execute(scripts, observations, guide)
             self.left -= 1
             if self.left == 0:
-                if isinstance(self.error, SimulatorCrashError):
+                if isinstance(self.error, PPXError):
                     # As the executor does: what finished, here all but the third trace.
                     self.error.completed = traces.select(np.flatnonzero(np.arange(len(traces)) != 2))
                 raise self.error
@@ -112,6 +118,55 @@ def test_importance_traces_do_not_depend_on_chunks(in_process, monkeypatch):
     assert again.traces.index.tolist() == list(range(300))
 
 
+@pytest.mark.filterwarnings("ignore::ppx_inference.TrustWarning")
+def test_an_observation_that_is_rarely_made_is_no_wrong_name(in_process):
+    def model(ppx):
+        if ppx.sample("Uniform", 0.0, 1.0, name="u") < 0.1:
+            ppx.observe("Normal", 0.0, 1.0, name="rare")
+        ppx.observe("Normal", 0.0, 1.0, name="y")
+
+    simulator = in_process(model)
+    posterior = importance_sampling(simulator, {"y": 0.0, "rare": 0.0}, num_traces=200, seed=3)
+    made = posterior.traces.value < 0.1
+    assert not made[:4].any(), "this seed does not test what it should"
+    assert made[:64].any()
+    assert posterior.traces.index.tolist() == list(range(200))
+
+
+@pytest.mark.filterwarnings("ignore::ppx_inference.TrustWarning")
+def test_slow_simulators_are_asked_for_few_traces_at_once_and_fast_ones_for_many(in_process):
+    class Recording(in_process):
+        slow = True
+
+        def execute(self, scripts, observations, guide=None):
+            chunks.append(len(scripts))
+            if self.slow:
+                time.sleep(0.6)
+            return super().execute(scripts, observations, guide)
+
+    chunks = []
+    importance_sampling(Recording(gaussian), {"y": 0.0}, num_traces=10)
+    assert chunks == [4, 4, 2]
+    chunks, simulator = [], Recording(gaussian)
+    simulator.num_workers = 9  # all of them are to have work
+    importance_sampling(simulator, {"y": 0.0}, num_traces=20)
+    assert chunks == [9, 9, 2]
+    chunks, simulator = [], Recording(gaussian)
+    simulator.slow = False
+    importance_sampling(simulator, {"y": 0.0}, num_traces=400)
+    assert chunks[:3] == [4, 16, 64]
+
+
+@pytest.mark.filterwarnings("ignore::ppx_inference.TrustWarning")
+def test_chains_start_from_other_noise_than_they_move_with(in_process, monkeypatch):
+    seeds = []
+    make = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: (seeds.append(seed), make(seed))[1])
+    lightweight_mh(in_process(gaussian), {"y": 0.0}, num_traces=40, seed=5)
+    states = [make(seed).bit_generator.state["state"]["state"] for seed in seeds]
+    assert len(set(states)) == len(states) == 2
+
+
 def test_inference_compilation_weighs_by_the_proposal(in_process):
     posterior = inference_compilation(
         in_process(gaussian), {"y": 1.0}, proposal=PriorGuide(), num_traces=2000, seed=1
@@ -130,7 +185,7 @@ def test_an_interrupted_run_keeps_its_finished_chunks(failing):
         posterior = importance_sampling(simulator, {"y": 0.0}, num_traces=100_000)
     assert posterior.provenance.interrupted
     assert posterior.traces.index.tolist() == list(range(len(posterior)))
-    assert len(posterior) == 64 + 128
+    assert len(posterior) == 4 + 16
 
 
 def test_interrupted_chains_keep_equal_lengths(failing):
@@ -147,21 +202,63 @@ def test_an_interruption_before_anything_is_done_is_passed_on(engine, failing):
         engine(failing(gaussian, KeyboardInterrupt(), at=1), {"y": 0.0}, num_traces=1000)
 
 
-def test_a_crash_keeps_the_traces_up_to_the_first_gap(failing):
-    simulator = failing(gaussian, SimulatorCrashError("it is gone"), at=2)
-    with pytest.raises(SimulatorCrashError) as caught:
+ERRORS = [SimulatorCrashError("it is gone"), ObservationError("it is of another shape")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_keeps_the_traces_up_to_the_first_gap(error, failing):
+    simulator = failing(gaussian, error, at=2)
+    with pytest.raises(type(error)) as caught:
         importance_sampling(simulator, {"y": 0.0}, num_traces=1000)
     partial = caught.value.partial
     assert partial.provenance.interrupted
-    assert partial.traces.index.tolist() == list(range(64 + 2))
+    assert partial.traces.index.tolist() == list(range(4 + 2))
 
 
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("engine", [lightweight_mh, random_walk_mh])
-def test_a_crash_keeps_the_chains(engine, failing):
-    simulator = failing(gaussian, SimulatorCrashError("it is gone"), at=30)
-    with pytest.raises(SimulatorCrashError) as caught:
+def test_an_error_keeps_the_chains(engine, error, failing):
+    simulator = failing(gaussian, error, at=30)
+    with pytest.raises(type(error)) as caught:
         engine(simulator, {"y": 0.0}, num_traces=1000, burn_in=0, num_chains=2)
     assert len(caught.value.partial) == 2 * 28
+
+
+MODEL = """
+import ppx_client as ppx
+
+
+def forward():
+    x = ppx.sample(ppx.Normal(0.0, 1.0), name={name!r})
+    ppx.observe(ppx.Normal(x, 1.0), name="y")
+
+
+ppx.serve(forward, name="model")
+"""
+
+
+def test_a_proposal_of_another_simulator_is_refused_though_the_simulator_is_fresh(tmp_path):
+    config = ppx_inference.TrainingConfig(
+        network=ppx_inference.NetworkConfig(lstm_size=8, head_size=8, observation_size=8), num_validation=8
+    )
+    commands = {}
+    for name in ("ours", "theirs"):
+        (tmp_path / f"{name}.py").write_text(MODEL.format(name=name))
+        commands[name] = [sys.executable, str(tmp_path / f"{name}.py")]
+    with Simulator(commands["ours"], num_workers=1) as simulator:
+        proposal = ppx_inference.train(simulator, ["y"], num_traces=64, config=config, device="cpu")
+    for num_traces in (3, 30):
+        with (
+            Simulator(commands["theirs"], num_workers=1) as simulator,
+            pytest.raises(
+                CheckpointError, match=r"knows none .*theirs \(Normal\).*ours \(Normal\)"
+            ) as caught,
+        ):
+            inference_compilation(simulator, {"y": 1.0}, proposal=proposal, num_traces=num_traces)
+        assert caught.value.partial is None
+    with Simulator(commands["ours"], num_workers=1) as simulator, warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrustWarning)
+        assert len(inference_compilation(simulator, {"y": 1.0}, proposal=proposal, num_traces=30)) == 30
 
 
 def test_a_crash_at_the_start_has_nothing_to_keep(failing):

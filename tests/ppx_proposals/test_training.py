@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -172,12 +173,60 @@ class _Failing:
 
 def test_simulator_error_arrives_and_what_was_learnt_is_saved(gaussian, tmp_path) -> None:  # type: ignore[no-untyped-def]
     sim = _Failing(gaussian, crash_at=1000)
-    with pytest.raises(SimulatorCrashError, match="trace 1000"):
+    with pytest.raises(SimulatorCrashError, match="trace 1000") as caught:
         train(sim, ["y0"], num_traces=5000, config=CONFIG, checkpoint=tmp_path / "net", device="cpu")
     saved = Proposal.load(tmp_path / "net")
+    assert _same(caught.value.partial, saved)
     assert 0 < saved.training.next_index <= 1000
     assert saved.training.stopped == "failed"
     assert not any(t.name == "ppx training traces" for t in threading.enumerate())
+
+
+def test_an_error_without_a_checkpoint_hands_over_what_was_learnt(gaussian) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SimulatorCrashError) as caught:
+        train(_Failing(gaussian, crash_at=1000), ["y0"], num_traces=5000, config=CONFIG, device="cpu")
+    proposal = caught.value.partial
+    learnt = proposal.training.next_index
+    assert 0 < learnt <= 1000
+    train(gaussian, ["y0"], num_traces=learnt + 64, config=CONFIG, proposal=proposal)
+    assert proposal.training.num_traces == learnt + 64
+
+
+def test_an_interrupt_before_training_waits_for_few_traces(gaussian) -> None:  # type: ignore[no-untyped-def]
+    executed = []
+
+    class Slow(_Failing):
+        def execute(self, scripts, observations, guide=None):  # type: ignore[no-untyped-def]
+            executed.append(len(scripts))
+            time.sleep(0.6)
+            if len(executed) == 3:
+                raise KeyboardInterrupt
+            return super().execute(scripts, observations, guide)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Slow(gaussian), ["y0"], num_traces=10**6, config=CONFIG, device="cpu")
+    assert executed == [4, 4, 4]
+
+
+def test_held_out_traces_are_executed_in_growing_chunks(gaussian) -> None:  # type: ignore[no-untyped-def]
+    executed = []
+
+    class Counting(_Failing):
+        def execute(self, scripts, observations, guide=None):  # type: ignore[no-untyped-def]
+            executed.append(scripts.index)
+            return super().execute(scripts, observations, guide)
+
+    train(Counting(gaussian), ["y0"], num_traces=10**5, config=replace(CONFIG, max_seconds=0.1), device="cpu")
+    held_out = [index for index in executed if index[0] >= 1 << 40]
+    assert [len(index) for index in held_out] == [4, 16, 64, 44]
+    assert np.concatenate(held_out).tolist() == list(range(1 << 40, (1 << 40) + 128))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_devices_that_are_not_there_are_refused_before_anything_runs(gaussian, device: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=rf"device '{device}' cannot be used.*give one of auto, cpu"):
+        train(gaussian, ["y0"], num_traces=64, config=CONFIG, device=device)
+    assert gaussian.executed == []
 
 
 def test_failed_traces_are_left_out_and_counted(gaussian) -> None:  # type: ignore[no-untyped-def]

@@ -27,7 +27,7 @@ from ppx_inference.cli.options import (
 from ppx_inference.cli.summary import posterior_document, show_posterior
 from ppx_inference.posterior import Posterior
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import ObservationError, SimulatorError
+from ppx_server.errors import ObservationError, PPXError
 
 
 class Engine(StrEnum):
@@ -127,7 +127,7 @@ def posterior(
     with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
         try:
             found = _infer(chosen, simulator, observations, run)
-        except SimulatorError as error:
+        except PPXError as error:
             if isinstance(error.partial, Posterior) and output is not None:
                 error.partial.save(output)
                 note(f"{len(error.partial):,} traces that were finished are in {output}")

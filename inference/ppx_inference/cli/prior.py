@@ -27,11 +27,11 @@ from ppx_inference.cli.summary import posterior_document, show_posterior
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, Reporter, reporting
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import SimulatorError, StoreError
+from ppx_server.errors import PPXError, StoreError
 from ppx_server.store import TraceStore
 from ppx_server.trace import TraceBatch
 
-_FIRST_CHUNK, _LARGEST_CHUNK = 64, 8192
+_LARGEST_CHUNK = 8192
 _CHUNK_SECONDS = 1.0
 """Time between two writes: what an interruption may cost."""
 
@@ -130,7 +130,7 @@ def _fill(
         except KeyboardInterrupt:
             kept = f"{len(store):,} traces are in {store.path}; go on with --resume"
             raise Interrupted(kept, {**document(), "interrupted": True}) from None
-        except SimulatorError:
+        except PPXError:
             note(f"{len(store):,} traces are in {store.path}; go on with --resume")
             raise
     if as_json:
@@ -163,18 +163,19 @@ def _run(
 ) -> None:
     """Executes traces `first` to `num_traces - 1`; `keep` gets them in order, a second's worth at a time."""
     state = importance.State(seed, first)
-    chunk = _FIRST_CHUNK
+    chunk = least = importance.first_chunk(simulator)
     while state.next_index < num_traces:
         count = min(chunk, num_traces - state.next_index)
         try:
             state, info = importance.step(state, simulator, None, count)
-        except SimulatorError as error:
+        except PPXError as error:
             if error.completed is not None and (whole := _unbroken(error.completed, state.next_index)):
                 keep(error.completed.select(np.arange(whole)))
             raise
         keep(info.traces)
         reporter.advance(count)
-        chunk = max(1, min(_LARGEST_CHUNK, 2 * chunk, int(chunk * _CHUNK_SECONDS / max(info.seconds, 1e-9))))
+        possible = int(chunk * _CHUNK_SECONDS / max(info.seconds, 1e-9))
+        chunk = importance.next_chunk(chunk, possible, least=least, largest=_LARGEST_CHUNK)
 
 
 def _unbroken(traces: TraceBatch, first: int) -> int:

@@ -21,7 +21,7 @@ from ppx_inference.cli.options import (
     shown,
 )
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import ObservationError, SimulatorError
+from ppx_server.errors import ObservationError, PPXError
 
 if TYPE_CHECKING:
     from ppx_inference.compilation import Proposal, TrainingConfig
@@ -103,7 +103,7 @@ def train(
                 device=device,
                 progress=shown(is_quiet),
             )
-        except SimulatorError:
+        except PPXError:
             if (output / "proposal.json").exists():
                 note(f"what was learnt before is in {output}; go on with --resume")
             raise

@@ -48,7 +48,7 @@ from ppx_inference import (
     random_walk_mh,
     train,
 )
-from ppx_server.errors import PPXError, SimulatorError
+from ppx_server.errors import PPXError
 from ppx_server.script import ScriptBatch
 
 TAU_DECAY = Path(__file__).resolve().parents[1] / "simulators" / "tau_decay"
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     except PPXError as error:
-        if isinstance(error, SimulatorError) and isinstance(error.partial, Posterior):
+        if isinstance(error.partial, Posterior):
             error.partial.save(options.output / "partial")
             console.print(
                 f"the {len(error.partial):,} traces that were finished are in {options.output / 'partial'}"

@@ -86,8 +86,8 @@ class Effort:
     prior_traces: int = 2000
     ic_traces: int = 8000
     ic_seconds: float = 40.0
-    rmh_traces: int = 80_000
-    rmh_seconds: float = 110.0
+    rmh_traces: int = 120_000
+    rmh_seconds: float = 160.0
     predictive_traces: int = 400
     network: NetworkConfig = field(default_factory=NetworkConfig)
 

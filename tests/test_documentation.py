@@ -103,6 +103,11 @@ def test_links_between_documents_hold(document: Path) -> None:
     assert [t for t in targets if not (document.parent / t).exists()] == []
 
 
+@pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_left_to_be_filled_in(document: Path) -> None:
+    assert re.findall(r"^[A-Z]+_TABLE$|\bTODO\b|\bTBD\b", document.read_text(encoding="utf-8"), re.M) == []
+
+
 def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
     document = tmp_path / "wrong.md"
     document.write_text("```sh\nfalse\n```\n")

@@ -110,8 +110,9 @@ def test_long_compiled_runs_find_the_exact_posterior(model, training, num_traces
     proposal = compiled(simulators, model, observations, training)
     arguments = {"proposal": proposal, "num_traces": num_traces, "seed": 2}
     posterior = infer(inference_compilation, simulators(model, "cpp"), observations, **arguments)
-    # A trained proposal hardly ever stays in a rejection loop, so the few traces that do weigh much (Naderiparizi et
-    # al., AISTATS 2022): the length of a trace has a larger error than the ESS says, and k-hat shows it.
+    # These data lie in the tail of what the network was trained on, and there it hardly ever stays in a rejection loop,
+    # so the few traces that do weigh much (Naderiparizi et al., AISTATS 2022). The length of a trace failed this check
+    # (4.6 errors) and is left out of it: its error is larger than the ESS says.
     assert not agreement.wrong(posterior, model, except_for="mean length")
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
 from ppx_server.distributions import FAMILIES, Family, log_prob_columns, to_z_columns
-from ppx_server.trace import DrawFlag, Params, Status, TensorTable, TraceBatch
+from ppx_server.trace import DrawFlag, LoopTable, Params, Status, TensorTable, TraceBatch
 
 Floats = NDArray[np.float64]
 
@@ -196,6 +196,7 @@ def assemble(
         observations=_observations([r.observations for r in recordings], table, codes),
         tags=_tensor_table([r.tags for r in recordings]),
         results=_tensor_table([r.results for r in recordings]),
+        loops=LoopTable.empty(len(recordings)),
         failures=failures,
     )
 

@@ -7,7 +7,7 @@ whole border between inference and simulation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -150,4 +150,60 @@ class Guide(Protocol):
 
         Returns:
             One choice per ask, in the same order.
+        """
+
+    def restart(self, slot: int) -> None:
+        """The trace in a slot begins again from its first draw, because its simulator crashed."""
+
+
+class Tails(NamedTuple):
+    """How traces go on, as a guide foresees it; n traces, C choices, one scalar each.
+
+    Attributes:
+        holds: `(n,)` int64: how many draws of each trace hold, of those that were executed. Where fewer hold than were
+            made, the guide had foreseen something else there (such as other parameters), and the trace goes on from
+            that draw. A complete trace all of whose draws hold is finished.
+        log_ratio: `(N,)` log q - log p of the executed draws, N of all traces together; 0 for those that the guide did
+            not choose. Only that of draws that hold counts.
+        offsets: `(n + 1,)` int64; the tail of trace k is rows `offsets[k]:offsets[k + 1]`, empty for a finished trace.
+        address_id: `(C,)` int32. The first choice is for the draw at which the trace goes on.
+        instance: `(C,)` int32, number of the visit.
+        value: `(C,)` float64; NaN where the choice is given by its coordinate.
+        z: `(C,)` float64, standard coordinate.
+    """
+
+    holds: NDArray[np.int64]
+    log_ratio: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    address_id: NDArray[np.int32]
+    instance: NDArray[np.int32]
+    value: NDArray[np.float64]
+    z: NDArray[np.float64]
+
+
+class SpeculativeGuide(Guide, Protocol):
+    """A guide that chooses draws before the simulator gets there, as far as it can foresee which draws come.
+
+    Choices hold while the trace follows them. They were drawn from q given the draws before them, so weights are exact
+    whatever was foreseen; a bad forecast costs time only.
+    """
+
+    def speculate(
+        self,
+        slots: NDArray[np.int64],
+        traces: TraceBatch | None,
+        normals: Callable[[NDArray[np.int64], int, int], NDArray[np.float64]],
+    ) -> Tails:
+        """Settles what the executed traces did, and chooses how they go on.
+
+        Args:
+            slots: `(n,)` rows of the traces within the batch that `begin` announced.
+            traces: What they did, from their first draw on; None if none of them has run yet. The last rows of a
+                pending trace are flagged PENDING: the elements of the draw it waits for, with its parameters.
+            normals: `normals(slots, start, count)` gives `(len(slots), count, 2)` independent standard normal numbers
+                for the draws with ordinals from `start` on, as in `Guide.choose`. All scalar draws of a trace count,
+                controlled or not.
+
+        Returns:
+            The tails. A tail must not be empty for a pending trace.
         """

@@ -28,6 +28,8 @@ class Status(IntEnum):
 
     OK = 0
     FAILED = 1
+    PENDING = 2
+    """It stopped at a draw that its script does not cover; only while a batch is being executed."""
 
 
 class DrawFlag(IntFlag):
@@ -39,6 +41,8 @@ class DrawFlag(IntFlag):
     """A script forced the value."""
     GUIDED = 4
     """A guide chose the value."""
+    PENDING = 8
+    """The value has not been chosen yet; only in traces that are pending."""
 
 
 def segment_sum(values: Floats, offsets: Ints) -> Floats:
@@ -186,6 +190,44 @@ class TensorTable:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class LoopTable:
+    """Rejection loops: which draws of a trace were made to find one that is accepted. R loops.
+
+    Attributes:
+        offsets: `(K + 1,)`; loops of trace k are rows `offsets[k]:offsets[k + 1]`, in the order in which they began.
+        address_id: `(R,)` int32.
+        begin: `(R,)` int32, number within its trace of the first draw in the loop.
+        end: `(R,)` int32, number of the first draw after it.
+    """
+
+    offsets: Ints
+    address_id: Ids
+    begin: Ids
+    end: Ids
+
+    def select(self, traces: ArrayLike) -> LoopTable:
+        """The table of chosen traces, in the given order."""
+        rows, offsets = gather(self.offsets, traces)
+        return LoopTable(offsets, self.address_id[rows], self.begin[rows], self.end[rows])
+
+    @classmethod
+    def empty(cls, num_traces: int) -> LoopTable:
+        """A table without loops."""
+        ids = np.empty(0, np.int32)
+        return cls(np.zeros(num_traces + 1, np.int64), ids, ids, ids)
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[LoopTable]) -> LoopTable:
+        """The tables of several batches, one after the other."""
+        return cls(
+            _join_offsets([t.offsets for t in tables]),
+            np.concatenate([t.address_id for t in tables]),
+            np.concatenate([t.begin for t in tables]),
+            np.concatenate([t.end for t in tables]),
+        )
+
+
 def _join_offsets(parts: Sequence[Ints]) -> Ints:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.diff(p) for p in parts]))])
 
@@ -212,6 +254,7 @@ class TraceBatch:
         observations: Observations with their `log_prob`; they hold a value only where it was drawn.
         tags: Tagged values.
         results: What the simulator returned, at most one row per trace.
+        loops: Rejection loops, where the simulator marks them.
         failures: Reason by trace index, for traces whose status is FAILED.
     """
 
@@ -232,6 +275,7 @@ class TraceBatch:
     observations: TensorTable
     tags: TensorTable
     results: TensorTable
+    loops: LoopTable
     failures: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -260,11 +304,15 @@ class TraceBatch:
 
     @cached_property
     def log_weight(self) -> Floats:
-        """`(K,)` importance weights: observations' log_prob + sum over controlled draws of (log_prob - log_q)."""
+        """`(K,)` importance weights: observations' log_prob + sum over controlled draws of (log_prob - log_q).
+
+        A trace that failed has weight 0: what is inferred is inferred given that the simulator finishes.
+        """
         outside = np.isneginf(self.log_prob)
         ratio = np.where(outside, -np.inf, np.where(self.controlled, self.log_prob, 0.0))
         ratio = ratio - np.where(self.controlled & ~outside, self.log_q, 0.0)
-        return self.log_likelihood + segment_sum(ratio, self.offsets)
+        log_weight = self.log_likelihood + segment_sum(ratio, self.offsets)
+        return np.where(self.status == Status.OK, log_weight, -np.inf)
 
     def rows(self, address_ids: Iterable[int], instance: int = 0) -> Ints:
         """First row of each trace at an address, as `(K,)`; -1 where the trace does not visit it."""
@@ -288,6 +336,7 @@ class TraceBatch:
             observations=self.observations.select(traces),
             tags=self.tags.select(traces),
             results=self.results.select(traces),
+            loops=self.loops.select(traces),
         )
 
     @classmethod
@@ -328,6 +377,7 @@ class TraceBatch:
             observations=TensorTable.concatenate([b.observations for b in batches]),
             tags=TensorTable.concatenate([b.tags for b in batches]),
             results=TensorTable.concatenate([b.results for b in batches]),
+            loops=LoopTable.concatenate([b.loops for b in batches]),
             failures={k: v for b in batches for k, v in b.failures.items()},
         )
 

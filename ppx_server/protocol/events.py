@@ -5,6 +5,7 @@ Dispatch on `type(event)`: as tuples, two events of different types may compare 
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,11 @@ from numpy.typing import NDArray
 Tensor = float | NDArray[np.float64]
 """A scalar, or an array of any shape. Arrays that were received are read-only views of the message."""
 
-CAPABILITIES = ("error", "observed_value", "truncated_normal")
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
+
+CAPABILITIES = ("error", "observed_value", "truncated_normal", "batch", "rejection", "shutdown")
 """The extensions of PPX 1.0 that this package speaks; see schema/ppx.fbs."""
 
 
@@ -42,6 +47,7 @@ class HandshakeResult(NamedTuple):
     system_name: str
     model_name: str
     capabilities: tuple[str, ...] = ()
+    fingerprint: str = ""
 
 
 class Run(NamedTuple):
@@ -106,6 +112,141 @@ class Error(NamedTuple):
     message: str
 
 
+class Rejection(NamedTuple):
+    """Simulator: a rejection loop begins or ends here. An extension ("rejection")."""
+
+    address: str
+    name: str
+    begin: bool
+
+
+class RejectionResult(NamedTuple):
+    """Controller: the mark is recorded."""
+
+
+class Shutdown(NamedTuple):
+    """Controller: end the process. An extension ("shutdown")."""
+
+
+class ShutdownResult(NamedTuple):
+    """Simulator: it ends."""
+
+
+class WireAddress(NamedTuple):
+    """An entry of an address table, as it travels.
+
+    Attributes:
+        address: Enclosing scopes, then the name or the call site.
+        name: The name, empty if there is none.
+        family: Name of the family, empty for tags, results and rejection loops.
+        shape: Shape of the value.
+    """
+
+    address: str
+    name: str
+    family: str
+    shape: tuple[int, ...]
+
+
+class Observation(NamedTuple):
+    """A value to condition on, by name (or full address) and number of the visit."""
+
+    name: str
+    visit: int
+    value: Tensor
+
+
+class RunBatch(NamedTuple):
+    """Controller: execute the model K times, each time as a script says. An extension ("batch").
+
+    C forced choices. Fields as in schema/ppx.fbs; `offsets` has K + 1 elements also where no choice is forced.
+    `observations` is None for "the set last sent".
+    """
+
+    batch: int
+    seed: int
+    index: NDArray[np.uint64]
+    ask: bool
+    offsets: Ids
+    address: Ids
+    instance: Ids
+    value: Floats
+    z: Floats
+    first_address: int = 0
+    addresses: tuple[WireAddress, ...] = ()
+    observations_id: int = 0
+    observations: tuple[Observation, ...] | None = None
+
+
+class TensorColumns(NamedTuple):
+    """Tensors that traces carry, in columns; see schema/ppx.fbs. `log_prob` is empty for tags and results."""
+
+    offsets: Ids
+    address: Ids
+    instance: Ids
+    data_offsets: Ids
+    data: Floats
+    log_prob: Floats
+
+
+class LoopColumns(NamedTuple):
+    """Rejection loops in columns; see schema/ppx.fbs."""
+
+    offsets: Ids
+    address: Ids
+    begin: Ids
+    end: Ids
+
+
+class FailureKind(IntEnum):
+    """Why a trace failed."""
+
+    MODEL = 0
+    OBSERVATION = 1
+    CHOICE = 2
+    DENSITY = 3
+
+
+class Failure(NamedTuple):
+    """A trace that failed: its position within the batch, and why."""
+
+    trace: int
+    kind: FailureKind
+    message: str
+
+
+class BatchResult(NamedTuple):
+    """Simulator: what the K executions did. An extension ("batch").
+
+    N draws, P parameter vectors. Fields as in schema/ppx.fbs; all offsets have their full length also where their
+    column is empty. Arrays are read-only views of the message. What has been checked: lengths agree, offsets begin at
+    0, do not decrease and end at the length of their column, `params` refers to vectors that exist, loops lie within
+    their traces, statuses and failure kinds are known, failures are of failed traces, address numbers are not
+    negative. Whether address numbers have been defined is for the reader of the whole conversation to check.
+    """
+
+    batch: int
+    seconds: float
+    status: Bytes
+    offsets: Ids
+    address: Ids
+    instance: Ids
+    params: Ids
+    value: Floats
+    z: Floats
+    log_prob: Floats
+    flags: Bytes
+    params_offsets: Ids
+    params_data: Floats
+    observations: TensorColumns
+    tags: TensorColumns
+    results: TensorColumns
+    loops: LoopColumns
+    failures: tuple[Failure, ...] = ()
+    first_address: int = 0
+    addresses: tuple[WireAddress, ...] = ()
+
+
 Event = (
     Handshake
     | HandshakeResult
@@ -119,4 +260,10 @@ Event = (
     | TagResult
     | Reset
     | Error
+    | RunBatch
+    | BatchResult
+    | Rejection
+    | RejectionResult
+    | Shutdown
+    | ShutdownResult
 )

@@ -43,7 +43,7 @@ from ppx_server.store.manifest import (
     settle,
 )
 from ppx_server.store.shard import from_record_batch, read_record_batch, to_record_batch, write_record_batch
-from ppx_server.trace import Floats, Ids, Params, TensorTable, TraceBatch
+from ppx_server.trace import Floats, Ids, LoopTable, Params, TensorTable, TraceBatch
 
 
 class TraceStore:
@@ -353,4 +353,5 @@ def _no_traces(addresses: AddressTable, seed: int) -> TraceBatch:
         observations=table,
         tags=table,
         results=table,
+        loops=LoopTable.empty(0),
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
-from ppx_server.trace import Floats, Ids, Ints, Params, TensorTable, TraceBatch
+from ppx_server.trace import Floats, Ids, Ints, LoopTable, Params, TensorTable, TraceBatch
 
 _VECTOR = pa.large_list(pa.float64())
 _TENSORS = pa.large_list(
@@ -136,6 +136,7 @@ def from_record_batch(
         observations=_table(record.column("observations"), addresses),
         tags=_table(record.column("tags"), addresses),
         results=_table(record.column("results"), addresses),
+        loops=LoopTable.empty(len(record)),
         failures=failures,
     )
     extra = record.column("extra")

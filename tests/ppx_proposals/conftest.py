@@ -15,7 +15,7 @@ from ppx_server.player import Player, Session
 from ppx_server.protocol import Event, Observe, RunResult, Sample, WireDistribution
 from ppx_server.recording import assemble
 from ppx_server.script import Ask, Guide, ScriptBatch
-from ppx_server.trace import DrawFlag, Params, TensorTable, TraceBatch
+from ppx_server.trace import DrawFlag, LoopTable, Params, TensorTable, TraceBatch
 
 Model = Callable[[], Generator[Event, object, None]]
 
@@ -157,6 +157,7 @@ class Gaussian:
             ),
             tags=TensorTable.empty(k),
             results=TensorTable.empty(k),
+            loops=LoopTable.empty(k),
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ppx_server.address import Address, AddressTable
-from ppx_server.trace import Params, Status, TensorTable, TraceBatch
+from ppx_server.trace import LoopTable, Params, Status, TensorTable, TraceBatch
 
 MakeTraces = Callable[..., TraceBatch]
 
@@ -65,6 +65,7 @@ def make_traces() -> MakeTraces:
             observations=_tensors(rng, num_traces, 2, 3),
             tags=_tensors(rng, num_traces, 3, 1),
             results=_tensors(rng, num_traces, 4, 2),
+            loops=LoopTable.empty(num_traces),
             failures={int(i): f"trace {i} fell over" for i in index[status == Status.FAILED]},
         )
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppx_server.address import Address, AddressTable
-from ppx_server.trace import DrawFlag, Params, TensorTable, TraceBatch, gather, segment_sum
+from ppx_server.trace import DrawFlag, LoopTable, Params, TensorTable, TraceBatch, gather, segment_sum
 
 inf = np.inf
 
@@ -114,6 +114,7 @@ def traces_of(
         observations=TensorTable.empty(num_traces),
         tags=TensorTable.empty(num_traces),
         results=TensorTable.empty(num_traces),
+        loops=LoopTable.empty(num_traces),
     )
 
 

@@ -48,6 +48,7 @@ class Distribution:
         shape: Shape of the values; `()` for scalars.
         params: The parameters in the order of the class: all floats, or all float64 arrays of the shape `shape`
             (Categorical: one array with a trailing axis of categories).
+        vector: The parameters of a scalar distribution as numbers (Categorical: the probabilities).
         code: Number of the family in the PPX schema.
         discrete: Whether values are whole numbers.
     """
@@ -58,6 +59,7 @@ class Distribution:
 
     shape: tuple[int, ...]
     params: tuple[Any, ...]
+    vector: tuple[float, ...]
 
     def __post_init__(self) -> None:
         fields = self.__dict__
@@ -75,7 +77,7 @@ class Distribution:
         else:
             shape = ()
         fields["shape"] = shape
-        fields["params"] = params
+        fields["params"] = fields["vector"] = params
         self._check_order()
 
     def _check_order(self) -> None:
@@ -194,7 +196,8 @@ class Categorical(Distribution):
         if not ((array >= 0.0).all() and ((sums > 0.0) & (sums < inf)).all()):
             self._check("probs", array, NON_NEGATIVE)
             raise DistributionError("Categorical: probs are all 0, or their sum overflows; scale them")
-        self.__dict__.update(probs=array, shape=array.shape[:-1], params=(array,))
+        vector = tuple(array.tolist()) if array.ndim == 1 else ()
+        self.__dict__.update(probs=array, shape=array.shape[:-1], params=(array,), vector=vector)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,27 +1,29 @@
 """Draws of a simulator that runs without a controller.
 
-They come from one generator per process, seeded by `seed` or by the environment variable `PPX_SEED`. Every scalar takes
-one uniform number.
+Each thread draws from a stream of its own, seeded by `seed` or by the environment variable `PPX_SEED`. Every scalar takes
+one number. Equal seeds give equal draws in every client language.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ppx_client.distributions import Distribution
 from ppx_client.errors import PPXError
-from ppx_client.quantiles import quantile
 from ppx_client.values import to_python
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
-_generator: np.random.Generator | None = None
+_BLOCK = 256
 _controlled_traces = 0
 _count_lock = threading.Lock()
 
@@ -50,45 +52,92 @@ def check_thread() -> None:
         )
 
 
+class _Generator:
+    """The stream of one thread: that of (seed, thread)."""
+
+    def __init__(self, seed: int, thread: int) -> None:
+        self._seed, self._thread = seed, thread
+        self._position = 0  # of the next number
+        self._uniforms: list[float] = []
+        self._normals: list[float] = []
+        self._left = 0
+
+    def scalar(self) -> tuple[float, float]:
+        """The next uniform number, and its standard normal quantile."""
+        if not self._left:
+            uniform, z = self.array(_BLOCK)
+            self._uniforms, self._normals = uniform.tolist(), z.tolist()
+            self._position -= _BLOCK
+            self._left = _BLOCK
+        at = _BLOCK - self._left
+        self._left -= 1
+        self._position += 1
+        return self._uniforms[at], self._normals[at]
+
+    def array(self, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The next numbers, `(size,)`, and their standard normal quantiles."""
+        from scipy.special import ndtri
+
+        from ppx_client.philox import Stream, uniforms
+
+        self._left = 0
+        uniform = uniforms(self._seed, self._thread, self._position, size, Stream.DRAWS)[0]
+        self._position += size
+        return uniform, ndtri(uniform)
+
+
+class _Threads(threading.local):
+    generator: _Generator | None = None
+
+
+_thread = _Threads()
+_num_threads = count()
+_first_seed: int | None = None
+
+
 def seed(value: int) -> None:
-    """Seeds the draws that the simulator makes without a controller, in this process.
+    """Seeds the draws that this thread makes without a controller.
 
     Under a controller it has no effect: there the controller draws.
 
     Args:
-        value: A whole number >= 0.
+        value: A whole number >= 0, below 2^64.
 
     Raises:
         PPXError: It is something else.
     """
-    import numpy as np
-
-    global _generator
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-        raise PPXError(f"seed {value!r} is no whole number >= 0")
-    _generator = np.random.default_rng(int(value))
+    if hasattr(value, "__index__") and not isinstance(value, bool) and 0 <= value < 1 << 64:
+        _thread.generator = _Generator(int(value), 0)
+        return
+    raise PPXError(f"seed {value!r} is no whole number >= 0 and below 2^64")
 
 
 def draw(distribution: Distribution) -> Any:
     """A draw from the distribution."""
-    generator = _generator or _first_generator()
-    # random() is in [0, 1 - 2^-53]; keep away from both ends, where quantiles are infinite.
-    uniform = generator.random(distribution.shape or None) * (1.0 - 2.0**-53) + 2.0**-54
-    return to_python(distribution, quantile(distribution, uniform))
+    from ppx_client.quantiles import SCALAR, quantiles
+
+    generator = _thread.generator
+    if generator is None:
+        generator = _thread.generator = _Generator(_seed_of_process(), next(_num_threads))
+    shape = distribution.shape
+    if shape == ():
+        uniform, z = generator.scalar()
+        value = SCALAR[distribution.code](uniform, 1.0 - uniform, z, distribution.vector)
+        return int(value) if distribution.discrete else value
+    uniforms, normals = generator.array(prod(shape))
+    return to_python(distribution, quantiles(distribution, uniforms.reshape(shape), normals.reshape(shape)))
 
 
-def _first_generator() -> np.random.Generator:
-    import numpy as np
-
-    global _generator
+def _seed_of_process() -> int:
+    global _first_seed
     text = os.environ.get("PPX_SEED")
     if text is None:
-        _generator = np.random.default_rng()
-    elif text.strip().isdecimal():
-        seed(int(text))
-    else:
-        raise PPXError(
-            f"environment variable PPX_SEED = {text!r} is no whole number >= 0; correct or unset it"
-        )
-    assert _generator is not None
-    return _generator
+        with _count_lock:
+            if _first_seed is None:
+                _first_seed = secrets.randbits(64)
+            return _first_seed
+    if text.strip().isdecimal() and int(text) < 1 << 64:
+        return int(text)
+    raise PPXError(
+        f"environment variable PPX_SEED = {text!r} is no whole number >= 0 and below 2^64; correct or unset it"
+    )

@@ -1,153 +1,212 @@
-"""Quantile functions of the families: a uniform number in (0, 1) becomes a draw.
+"""Values of standard coordinates: the quantile functions of the families, accurate in both tails.
 
-Used where the simulator draws for itself. SciPy is imported at the first draw that needs it, because importing it takes
-longer than importing the rest of the client.
+A draw is given by its lower tail probability p, its upper one q = 1 - p, of which the smaller is exact, and z, its
+standard normal quantile. Draws from the prior have p = u and q = 1 - u of a random number u; choices given by their
+coordinate have p = Phi(z), q = Phi(-z). Normal and LogNormal have coordinates of any size, the others within +-Z_MAX.
+Results are finite and inside the support. SciPy takes long to import, so this module is imported where it is first
+needed.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from math import erfc, exp, inf, log, log1p, sqrt
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import (
+    betainc,
+    betaincc,
+    betainccinv,
+    betaincinv,
+    gammainc,
+    gammaincc,
+    gammainccinv,
+    gammaincinv,
+    ndtr,
+)
 
-from ppx_client.distributions import Distribution
+from ppx_client.distributions import Categorical, Distribution
+from ppx_client.truncated import truncated_quantile, truncated_quantiles
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Floats = NDArray[np.float64]
 
-    from numpy.typing import NDArray
+Z_MAX = 37.5
+"""Largest coordinate of families whose tails are probabilities: Phi(-37.5) = 4.6e-308 is a normal double."""
+TINY = float(np.finfo(np.float64).tiny)
+HUGE = float(np.finfo(np.float64).max)
+BELOW_ONE = 1.0 - 2.0**-53
+_LOG_HUGE, _LOG_TINY = log(HUGE), log(TINY)
+_ROOT_HALF = sqrt(0.5)
 
-    Floats = NDArray[np.float64]
+
+def tails(z: float) -> tuple[float, float]:
+    """Lower and upper tail probability of a coordinate, which is kept within the limits."""
+    z = -Z_MAX if z < -Z_MAX else Z_MAX if z > Z_MAX else z
+    return 0.5 * erfc(-z * _ROOT_HALF), 0.5 * erfc(z * _ROOT_HALF)
 
 
-def quantile(distribution: Distribution, uniform: Any) -> Any:
-    """The value whose CDF is `uniform`, for discrete families the smallest whose CDF is not below it.
+def from_z(distribution: Distribution, z: float) -> float:
+    """The value of a scalar distribution with a standard coordinate."""
+    return SCALAR[distribution.code](*tails(z), z, distribution.vector)
+
+
+def quantiles(distribution: Distribution, uniform: Floats, z: Floats) -> Floats:
+    """Values `(*shape)` of the random numbers of an array's elements, and their coordinates."""
+    many = _ARRAY.get(distribution.code)
+    with np.errstate(all="ignore"):
+        if many is not None:
+            return many(uniform, 1.0 - uniform, z, *distribution.params)
+    scalar = SCALAR[distribution.code]
+    numbers = zip(uniform.ravel().tolist(), z.ravel().tolist(), element_vectors(distribution), strict=True)
+    return np.array([scalar(u, 1.0 - u, c, vector) for u, c, vector in numbers], np.float64).reshape(
+        distribution.shape
+    )
+
+
+def element_vectors(distribution: Distribution) -> list[Sequence[float]]:
+    """The parameter vector of each element of an array distribution, in C order."""
+    params = distribution.params
+    if isinstance(distribution, Categorical):
+        rows: list[Sequence[float]] = list(map(tuple, params[0].reshape(-1, params[0].shape[-1]).tolist()))
+        return rows
+    return list(zip(*(param.ravel().tolist() for param in params), strict=True))
+
+
+def _normal(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    mean, stddev = params
+    x = mean + stddev * z
+    return x if -inf < x < inf else min(max(x, -HUGE), HUGE)
+
+
+def _uniform(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    low, high = params
+    return low + (high - low) * p if p < q else high - (high - low) * q
+
+
+def _categorical(p: float, q: float, z: float, probs: Sequence[float]) -> float:
+    if p <= q:
+        below = list(accumulate(probs))
+        return float(min(bisect_left(below, p * below[-1]), len(probs) - 1))
+    above = list(accumulate(reversed(probs)))
+    return float(max(len(probs) - 1 - bisect_right(above, q * above[-1]), 0))
+
+
+def _bernoulli(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    return 1.0 if (1.0 - params[0] < p if p <= q else params[0] > q) else 0.0
+
+
+def _beta(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    x = float(betaincinv(*params, p) if p < q else betainccinv(*params, q))
+    return min(max(x, TINY), BELOW_ONE)
+
+
+def _hazard(p: float, q: float) -> float:
+    """-log of the upper tail: the quantile of the standard exponential."""
+    return -log1p(-p) if p < q else -log(q)
+
+
+def _exponential(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    return min(_hazard(p, q) / params[0], HUGE)
+
+
+def _gamma(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    shape, rate = params
+    x = float(gammaincinv(shape, p) if p < q else gammainccinv(shape, q))
+    return min(max(x / rate, TINY), HUGE)
+
+
+def _log_normal(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    log_x = params[0] + params[1] * z
+    return HUGE if log_x >= _LOG_HUGE else TINY if log_x <= _LOG_TINY else exp(log_x)
+
+
+def _weibull(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    log_x = log(params[0]) + log(_hazard(p, q)) / params[1]
+    return HUGE if log_x >= _LOG_HUGE else TINY if log_x <= _LOG_TINY else exp(log_x)
+
+
+def _poisson(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    (rate,) = params
+    if rate <= _FEW and q > _FAR:
+        return _count_up(p, rate)
+    guess = rate + sqrt(rate) * z + (z * z - 1.0) / 6.0
+    return _smallest(
+        p, q, guess, inf, lambda k: float(gammaincc(k + 1.0, rate)), lambda k: float(gammainc(k + 1.0, rate))
+    )
+
+
+_FEW = 32.0
+"""Rate up to which a Poisson quantile is found by adding up probabilities."""
+_FAR = 1e-6
+"""Upper tail beyond which rounding of that sum could show."""
+
+
+def _count_up(p: float, rate: float) -> float:
+    term = total = exp(-rate)
+    k = 0.0
+    while total < p:
+        k += 1.0
+        term *= rate / k
+        total += term
+    return k
+
+
+def _binomial(p: float, q: float, z: float, params: Sequence[float]) -> float:
+    n, prob = params
+    mean = n * prob
+    guess = mean + sqrt(mean * (1.0 - prob)) * z + (1.0 - 2.0 * prob) * (z * z - 1.0) / 6.0
+    return _smallest(
+        p,
+        q,
+        guess,
+        n,
+        lambda k: float(betaincc(k + 1.0, n - k, prob)),
+        lambda k: float(betainc(k + 1.0, n - k, prob)),
+    )
+
+
+def _smallest(
+    p: float,
+    q: float,
+    guess: float,
+    high: float,
+    below: Callable[[float], float],
+    above: Callable[[float], float],
+) -> float:
+    """The smallest k with F(k) >= p, or for p > q with S(k) <= q: by doubling steps from a guess, then bisection.
 
     Args:
-        distribution: Of any family.
-        uniform: In (0, 1); a float for a scalar distribution, else an array of its shape.
-
-    Returns:
-        A float, or a float64 array of the distribution's shape.
+        p: Lower tail.
+        q: Upper tail.
+        guess: Cornish-Fisher approximation (Abramowitz and Stegun 26.2.49), right to about one count but in the tails.
+        high: Largest value.
+        below: F(k) for 0 <= k < high.
+        above: S(k) likewise.
     """
-    if distribution.shape == () and (fast := _SCALAR.get(distribution.code)) is not None:
-        return fast(uniform, *distribution.params)
-    x = _ARRAY[distribution.code](np.asarray(uniform), *map(np.asarray, distribution.params))
-    return float(x) if distribution.shape == () else np.asarray(x, np.float64)
+
+    def reached(k: float) -> bool:
+        return k >= high or k >= 0.0 and (below(k) >= p if p <= q else above(k) <= q)
+
+    yes = min(max(float(round(guess)), 0.0), high)
+    no, step = yes - 1.0, 1.0
+    while not reached(yes):
+        no, yes, step = yes, min(yes + step, high), 2.0 * step
+    step = 1.0
+    while reached(no):
+        yes, no, step = no, max(no - step, -1.0), 2.0 * step
+    while yes - no > 1.0:
+        middle = float((yes + no) // 2.0)
+        if not no < middle < yes:
+            break  # beyond 2^53 not every integer is a double
+        yes, no = (middle, no) if reached(middle) else (yes, middle)
+    return yes
 
 
-def _categorical_scalar(u: float, probs: Floats) -> float:
-    cumulative = probs.cumsum()
-    index = int(cumulative.searchsorted(u * cumulative[-1], side="right"))
-    return float(min(index, _last_possible(probs)))
-
-
-def _last_possible(probs: Floats) -> int:
-    """The last category of nonzero probability, which rounding must not overstep."""
-    return int(probs.nonzero()[0][-1])
-
-
-# Families whose quantile is elementary, for scalars.
-_SCALAR: dict[int, Callable[..., float]] = {
-    2: lambda u, low, high: low + (high - low) * u,
-    3: _categorical_scalar,
-    5: lambda u, p: 1.0 if u > 1.0 - p else 0.0,
-    7: lambda u, rate: -math.log1p(-u) / rate,
-    11: lambda u, scale, concentration: scale * (-math.log1p(-u)) ** (1.0 / concentration),
-}
-
-
-def _normal(u: Floats, mean: Floats, stddev: Floats) -> Floats:
-    from scipy.special import ndtri
-
-    x: Floats = mean + stddev * ndtri(u)
-    return x
-
-
-def _uniform(u: Floats, low: Floats, high: Floats) -> Floats:
-    return low + (high - low) * u
-
-
-def _categorical(u: Floats, probs: Floats) -> Floats:
-    rows = probs.reshape(-1, probs.shape[-1])
-    picked = [_categorical_scalar(float(v), row) for v, row in zip(u.reshape(-1), rows, strict=True)]
-    return np.array(picked).reshape(u.shape)
-
-
-def _poisson(u: Floats, rate: Floats) -> Floats:
-    from scipy.special import pdtr, pdtrik
-
-    positive = np.where(rate > 0.0, rate, 1.0)
-    k = _smallest(u, np.ceil(pdtrik(u, positive)), lambda below: pdtr(below, positive))
-    return np.where(rate > 0.0, k, 0.0)
-
-
-def _smallest(u: Floats, k: Floats, cdf: Callable[[Floats], Floats]) -> Floats:
-    """k or k - 1, whichever is the smallest whose CDF reaches u: continuous inverses may round up past a step."""
-    below = np.maximum(k - 1.0, 0.0)
-    return np.where(cdf(below) >= u, below, k)
-
-
-def _bernoulli(u: Floats, p: Floats) -> Floats:
-    return np.where(u > 1.0 - p, 1.0, 0.0)
-
-
-def _beta(u: Floats, concentration1: Floats, concentration0: Floats) -> Floats:
-    from scipy.special import betaincinv
-
-    x: Floats = betaincinv(concentration1, concentration0, u)
-    return x
-
-
-def _exponential(u: Floats, rate: Floats) -> Floats:
-    x: Floats = -np.log1p(-u) / rate
-    return x
-
-
-def _gamma(u: Floats, concentration: Floats, rate: Floats) -> Floats:
-    from scipy.special import gammaincinv
-
-    x: Floats = gammaincinv(concentration, u) / rate
-    return x
-
-
-def _log_normal(u: Floats, loc: Floats, scale: Floats) -> Floats:
-    x: Floats = np.exp(_normal(u, loc, scale))
-    return x
-
-
-def _binomial(u: Floats, total_count: Floats, probs: Floats) -> Floats:
-    from scipy.special import bdtr, bdtrik
-
-    certain = (probs == 0.0) | (probs == 1.0) | (total_count == 0.0)
-    count, p = np.where(certain, 1.0, total_count), np.where(certain, 0.5, probs)
-    # SciPy's inverse is NaN below the first step. bdtr wants its number of trials as an integer.
-    guess = np.nan_to_num(np.ceil(bdtrik(u, count, p)), nan=0.0)
-    trials = count.astype(np.int64)
-    k = _smallest(u, np.clip(guess, 0.0, count), lambda below: bdtr(below, trials, p))
-    return np.where(certain, total_count * probs, k)
-
-
-def _weibull(u: Floats, scale: Floats, concentration: Floats) -> Floats:
-    x: Floats = scale * (-np.log1p(-u)) ** (1.0 / concentration)
-    return x
-
-
-def _truncated_normal(u: Floats, mean: Floats, stddev: Floats, low: Floats, high: Floats) -> Floats:
-    from scipy.special import log_ndtr, ndtri_exp
-
-    a, b = (low - mean) / stddev, (high - mean) / stddev
-    log_u, log_v = np.log(u), np.log1p(-u)
-    # Phi(z) = (1 - u) Phi(a) + u Phi(b), and the same for the survival function; the smaller one keeps its precision.
-    log_cdf = np.logaddexp(log_v + log_ndtr(a), log_u + log_ndtr(b))
-    log_sf = np.logaddexp(log_v + log_ndtr(-a), log_u + log_ndtr(-b))
-    z = np.where(log_cdf < log_sf, ndtri_exp(log_cdf), -ndtri_exp(log_sf))
-    x: Floats = np.clip(mean + stddev * z, low, high)
-    return x
-
-
-_ARRAY: dict[int, Callable[..., Floats]] = {
+SCALAR: dict[int, Callable[[float, float, float, Sequence[float]], float]] = {
     1: _normal,
     2: _uniform,
     3: _categorical,
@@ -159,5 +218,27 @@ _ARRAY: dict[int, Callable[..., Floats]] = {
     9: _log_normal,
     10: _binomial,
     11: _weibull,
-    12: _truncated_normal,
+    12: truncated_quantile,
+}
+"""By code of the family: the value of p, q, z and the parameter vector (Categorical: the probabilities)."""
+
+
+def _array_hazard(p: Floats, q: Floats) -> Floats:
+    return np.where(p < q, -np.log1p(-np.minimum(p, 0.75)), -np.log(q))
+
+
+def _by_tail(p: Floats, q: Floats, lower: Callable[..., Any], upper: Callable[..., Any], *params: Floats) -> Floats:
+    return np.where(p < q, lower(*params, np.minimum(p, 0.5)), upper(*params, np.minimum(q, 0.5)))
+
+
+# Families whose quantile NumPy or SciPy has for arrays; the others go element by element.
+_ARRAY: dict[int, Callable[..., Floats]] = {
+    1: lambda p, q, z, mean, stddev: np.clip(mean + stddev * z, -HUGE, HUGE),
+    2: lambda p, q, z, low, high: np.where(p < q, low + (high - low) * p, high - (high - low) * q),
+    6: lambda p, q, z, a, b: np.clip(_by_tail(p, q, betaincinv, betainccinv, a, b), TINY, BELOW_ONE),
+    7: lambda p, q, z, rate: np.minimum(_array_hazard(p, q) / rate, HUGE),
+    8: lambda p, q, z, a, rate: np.clip(_by_tail(p, q, gammaincinv, gammainccinv, a) / rate, TINY, HUGE),
+    9: lambda p, q, z, loc, scale: np.clip(np.exp(loc + scale * z), TINY, HUGE),
+    11: lambda p, q, z, scale, a: np.clip(scale * _array_hazard(p, q) ** (1.0 / a), TINY, HUGE),
+    12: lambda p, q, z, *params: truncated_quantiles(p, q, *params),
 }

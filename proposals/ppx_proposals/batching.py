@@ -8,6 +8,7 @@ Steps are laid out trace after trace (`Steps`, numpy) and then packed time-major
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -167,7 +168,8 @@ class PackedSteps:
         num_traces: K, traces without steps included.
         batch_sizes: `(T,)` on the CPU, traces that have a step t.
         row: `(S,)` numpy, row of each step in its `TraceBatch`.
-        flat: `(K, F)` observations; grids: `(K, 2, D, H, W)` each.
+        flat: `(K, F)` observations, of the longest trace first, or `(1, F)` if all traces have the same;
+            grids: `(K, 2, D, H, W)` each.
         trace: `(S,)` which observation.
         address, previous_address, previous_category: `(S,)` rows of the tables.
         previous_z: `(S,)`.
@@ -208,63 +210,132 @@ def step_features(instance: NDArray[np.int32] | Ints, element: Ints) -> NDArray[
 def pack(
     steps: Steps, observations: ObservationBatch, *, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> PackedSteps:
-    """Packs steps for the network.
+    """Packs the steps of K traces for one pass of the network; arguments as for `pack_minibatches`."""
+    sizes = np.array([len(steps.length)])
+    return pack_minibatches(steps, observations, sizes, device=device, dtype=dtype)[0]
+
+
+def pack_minibatches(
+    steps: Steps,
+    observations: ObservationBatch,
+    sizes: Ints,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> list[PackedSteps]:
+    """Packs steps for the network, minibatch by minibatch, in one pass over all of them.
 
     Args:
         steps: S steps of K traces.
         observations: Of K traces, or of one if all have the same.
+        sizes: `(B,)` traces of each minibatch, K in all.
         device: Where the tensors go.
         dtype: Precision in which densities are evaluated; the network itself runs in float32.
     """
-    order, batch_sizes, trace = _packed_order(steps.length)
-    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(steps.length)[:-1]])
+    layout = _PackedOrder.of(steps.length, sizes)
+    order = layout.order
     started = np.ones(len(steps.row), np.bool_)
-    started[first[steps.length > 0]] = False
+    started[(np.cumsum(steps.length) - steps.length)[steps.length > 0]] = False
+    shared = len(observations.flat) == 1
+    counts = layout.num_steps.tolist()
+
+    def to(array: NDArray[np.generic], kind: torch.dtype, sizes: list[int]) -> tuple[Tensor, ...]:
+        whole = torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=kind, non_blocking=True)
+        return whole.split(sizes)
 
     def previous(column: NDArray[np.generic]) -> NDArray[np.generic]:
         return np.where(started, np.roll(column, 1), 0)[order]
 
-    def to(array: NDArray[np.generic], kind: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=kind, non_blocking=True)
+    def embedded(array: NDArray[np.float32]) -> tuple[Tensor, ...]:
+        if shared:
+            return (torch.from_numpy(array).to(device),) * len(sizes)
+        return to(array[layout.by_length], torch.float32, sizes.tolist())
 
     kind, scored = steps.kind[order], steps.scored[order]
-    positions = [np.flatnonzero(scored & (kind == k)) for k in (CONTINUOUS, ORDERED, CATEGORICAL)]
+    chosen = [np.flatnonzero(scored & (kind == k)) for k in (CONTINUOUS, ORDERED, CATEGORICAL)]
+    # Positions are counted within their minibatch.
+    ends = np.cumsum(layout.num_steps)
+    minibatch = [np.searchsorted(ends, positions, side="right") for positions in chosen]
+    numbers = [np.bincount(m, minlength=len(sizes)).tolist() for m in minibatch]
+    positions = [p - (ends - layout.num_steps)[m] for p, m in zip(chosen, minibatch, strict=True)]
     # Columns of categorical steps are stored for those alone, in the order of the traces.
-    among = (np.cumsum((steps.kind == CATEGORICAL) & steps.scored) - 1)[order[positions[2]]]
-    first_category = steps.first_category[among]
-    where = order[positions[1]]
-    shared = len(observations.flat) == 1
-    return PackedSteps(
-        num_traces=len(steps.length),
-        batch_sizes=torch.from_numpy(batch_sizes),
-        row=steps.row[order],
-        flat=to(observations.flat, torch.float32),
-        grids=tuple(to(g, torch.float32) for g in observations.grids),
-        trace=to(np.zeros_like(trace) if shared else trace, torch.int64),
-        address=to(steps.address[order], torch.int64),
-        previous_address=to(previous(steps.address), torch.int64),
-        previous_category=to(previous(steps.category), torch.int64),
-        previous_z=to(previous(steps.z_feature), torch.float32),
-        features=to(step_features(steps.instance[order], steps.element[order]), torch.float32),
-        continuous=to(positions[0], torch.int64),
-        ordered=to(positions[1], torch.int64),
-        categorical=to(positions[2], torch.int64),
-        z=to(steps.z[order[positions[0]]], dtype),
-        z_low=to(steps.z_low[where], dtype),
-        z_high=to(steps.z_high[where], dtype),
-        category=to(steps.category[order[positions[2]]] - first_category, torch.int64),
-        first_category=to(first_category, torch.int64),
-        num_categories=to(steps.num_categories[among], torch.int64),
-        log_probs=to(steps.log_probs[among], dtype),
+    among = (np.cumsum((steps.kind == CATEGORICAL) & steps.scored) - 1)[order[chosen[2]]]
+    first_category, num_categories = steps.first_category[among], steps.num_categories[among]
+    where = order[chosen[1]]
+    num_continuous, num_ordered, num_categorical = numbers
+    flat = embedded(observations.flat)
+    grids = [embedded(grid) for grid in observations.grids]
+    columns = {
+        "trace": to(np.zeros_like(order) if shared else layout.rank, torch.int64, counts),
+        "address": to(steps.address[order], torch.int64, counts),
+        "previous_address": to(previous(steps.address), torch.int64, counts),
+        "previous_category": to(previous(steps.category), torch.int64, counts),
+        "previous_z": to(previous(steps.z_feature), torch.float32, counts),
+        "features": to(step_features(steps.instance[order], steps.element[order]), torch.float32, counts),
+        "continuous": to(positions[0], torch.int64, num_continuous),
+        "ordered": to(positions[1], torch.int64, num_ordered),
+        "categorical": to(positions[2], torch.int64, num_categorical),
+        "z": to(steps.z[order[chosen[0]]], dtype, num_continuous),
+        "z_low": to(steps.z_low[where], dtype, num_ordered),
+        "z_high": to(steps.z_high[where], dtype, num_ordered),
+        "category": to(steps.category[order[chosen[2]]] - first_category, torch.int64, num_categorical),
+        "first_category": to(first_category, torch.int64, num_categorical),
+        "num_categories": to(num_categories, torch.int64, num_categorical),
+        "log_probs": to(steps.log_probs[among], dtype, num_categorical),
+    }
+    widest = np.zeros(len(sizes), np.int64)
+    np.maximum.at(widest, minibatch[2], num_categories)
+    columns["log_probs"] = tuple(
+        t[:, :w] for t, w in zip(columns["log_probs"], widest.tolist(), strict=True)
     )
+    return [
+        PackedSteps(
+            num_traces=int(sizes[b]),
+            batch_sizes=torch.from_numpy(layout.batch_sizes[b]),
+            row=steps.row[order[ends[b] - counts[b] : ends[b]]],
+            flat=flat[b],
+            grids=tuple(grid[b] for grid in grids),
+            **{name: parts[b] for name, parts in columns.items()},
+        )
+        for b in range(len(sizes))
+    ]
 
 
-def _packed_order(length: Ints) -> tuple[Ints, Ints, Ints]:
-    """Order that makes steps time-major with the longest trace first, sizes per time step, and trace of each step."""
-    by_length = np.argsort(-length, kind="stable")
-    rank = np.empty_like(by_length)
-    rank[by_length] = np.arange(len(length))
-    trace = np.repeat(np.arange(len(length)), length)
-    time = np.arange(len(trace)) - np.repeat(np.cumsum(length) - length, length)
-    order = np.lexsort((rank[trace], time))
-    return order, np.bincount(time).astype(np.int64) if len(time) else np.zeros(0, np.int64), trace[order]
+class _PackedOrder(NamedTuple):
+    """Where steps go: minibatch after minibatch, each time-major with its longest trace first.
+
+    Attributes:
+        by_length: `(K,)` traces, minibatch after minibatch, each from the longest to the shortest.
+        order: `(S,)` steps, in packed order.
+        rank: `(S,)` in packed order, position of the step's trace in `by_length`, counted within its minibatch.
+        num_steps: `(B,)` steps of each minibatch.
+        batch_sizes: Per minibatch, traces that have a step t.
+    """
+
+    by_length: Ints
+    order: Ints
+    rank: Ints
+    num_steps: Ints
+    batch_sizes: list[Ints]
+
+    @classmethod
+    def of(cls, length: Ints, sizes: Ints) -> _PackedOrder:
+        """The order of traces of given lengths in minibatches of given sizes."""
+        minibatch = np.repeat(np.arange(len(sizes)), sizes)
+        by_length = np.lexsort((-length, minibatch))
+        rank = np.empty_like(by_length)
+        rank[by_length] = np.arange(len(length)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        trace = np.repeat(np.arange(len(length)), length)
+        time = np.arange(len(trace)) - np.repeat(np.cumsum(length) - length, length)
+        order = np.lexsort((rank[trace], time, minibatch[trace]))
+        longest = np.zeros(len(sizes), np.int64)
+        np.maximum.at(longest, minibatch, length)
+        first = np.cumsum(longest) - longest
+        counts = np.bincount(first[minibatch[trace]] + time, minlength=int(longest.sum())).astype(np.int64)
+        return cls(
+            by_length=by_length,
+            order=order,
+            rank=rank[trace[order]],
+            num_steps=np.bincount(minibatch[trace], minlength=len(sizes)),
+            batch_sizes=[counts[f : f + n] for f, n in zip(first.tolist(), longest.tolist(), strict=True)],
+        )

@@ -10,13 +10,13 @@ prior itself with the fixed weight e (`defensive`):
     categorical    q / p = e + (1 - e) softmax(log p + logits)_c / p_c
 
 All return log (q / p), which is at least log e: whatever the network says, a draw cannot weigh more than 1 / e. A
-proposal that knows nothing has log (q / p) = 0. Letters: S draws, C categories.
+proposal that knows nothing has log (q / p) = 0. Letters: S draws, C categories, K components, N observations.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,39 @@ SMALLEST = 1e-30
 """Width of an interval that rounding has made empty."""
 
 
+class HeadInput(NamedTuple):
+    """What heads are given for S draws, in parts, so that what draws share is multiplied once.
+
+    Attributes:
+        state: `(S, H)` the LSTM's output.
+        observed: `(N, E)` embedded observations.
+        current: `(S, A)` embedded addresses.
+        trace: `(S,)` row of `observed`.
+    """
+
+    state: Tensor
+    observed: Tensor
+    current: Tensor
+    trace: Tensor
+
+    def rows(self, positions: Tensor) -> HeadInput:
+        """The inputs of some draws."""
+        if len(positions) == len(self.state):
+            return self
+        return HeadInput(self.state[positions], self.observed, self.current[positions], self.trace[positions])
+
+    def layer(self, linear: nn.Linear) -> Tensor:
+        """A dense layer of `[state, observed, current]`, `(S, hidden)`."""
+        sizes = [part.shape[1] for part in (self.state, self.observed, self.current)]
+        of_state, of_observed, of_current = linear.weight.split(sizes, dim=1)
+        observed = functional.embedding(
+            self.trace, functional.linear(self.observed, of_observed, linear.bias)
+        )
+        return torch.addmm(torch.addmm(observed, self.state, of_state.mT), self.current, of_current.mT)
+
+
 class Mixture(NamedTuple):
-    """Mixtures of normals, each of `(S, K)`: log weights, means, standard deviations."""
+    """Mixtures of normals, each of `(K, S)`, over whose rows sums are quick: log weights, means, deviations."""
 
     log_weight: Tensor
     mean: Tensor
@@ -67,10 +98,12 @@ class MixtureHead(nn.Module):
             self.output.weight.mul_(0.1)
             self.output.bias.copy_(_prior_bias(self.num_components, config.min_scale))
 
-    def mixture(self, inputs: Tensor, dtype: torch.dtype) -> Mixture:
-        """Mixtures for `(S, input_size)`."""
-        logits, mean, raw = self.output(functional.silu(self.hidden(inputs))).to(dtype).chunk(3, dim=1)
-        return Mixture(torch.log_softmax(logits, dim=1), mean, self.min_scale + functional.softplus(raw))
+    def mixture(self, inputs: HeadInput, dtype: torch.dtype) -> Mixture:
+        """Mixtures for S draws."""
+        hidden = functional.silu(inputs.layer(self.hidden))
+        output = torch.addmm(self.output.bias[:, None], self.output.weight, hidden.mT)
+        logits, mean, raw = output.to(dtype).chunk(3)
+        return Mixture(torch.log_softmax(logits, dim=0), mean, self.min_scale + functional.softplus(raw))
 
 
 def _prior_bias(num_components: int, min_scale: float) -> Tensor:
@@ -84,9 +117,33 @@ def _prior_bias(num_components: int, min_scale: float) -> Tensor:
 
 def density_log_ratio(mixture: Mixture, z: Tensor) -> Tensor:
     """log of the mixture's density over N(z; 0, 1), at `(S,)` coordinates."""
-    a = (z[:, None] - mixture.mean) / mixture.scale
-    # The normals' constants cancel.
-    return torch.logsumexp(mixture.log_weight - mixture.scale.log() - 0.5 * a * a, dim=1) + 0.5 * z * z
+    ratio: Tensor = _Density.apply(*mixture, z)  # type: ignore[no-untyped-call]
+    return ratio
+
+
+class _Density(torch.autograd.Function):
+    """log sum_k w_k N(z; m_k, s_k) - log N(z; 0, 1), in a third of the operations that autograd would record."""
+
+    @staticmethod
+    def forward(ctx: Any, log_weight: Tensor, mean: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+        a = (z - mean) / scale
+        # The normals' constants cancel.
+        terms = (log_weight - scale.log()).addcmul_(a, a, value=-0.5)
+        largest = terms.amax(dim=0)
+        share = terms.sub_(largest).exp_()
+        total = share.sum(dim=0)
+        share /= total
+        ctx.save_for_backward(share, a, scale)
+        return total.log_().add_(largest).addcmul_(z, z, value=0.5)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        # With r_k the share of component k: d / d log w_k = r_k, d / d m_k = r_k a / s, d / d s_k = r_k (a^2 - 1) / s.
+        share, a, scale = ctx.saved_tensors
+        d_log_weight = share * grads[0]
+        d_mean = d_log_weight / scale * a
+        d_scale = torch.addcdiv(d_mean * a, d_log_weight, scale, value=-1.0)
+        return d_log_weight, d_mean, d_scale, None
 
 
 def interval_log_ratio(mixture: Mixture, low: Tensor, high: Tensor) -> Tensor:
@@ -96,12 +153,12 @@ def interval_log_ratio(mixture: Mixture, low: Tensor, high: Tensor) -> Tensor:
     may well be.
     """
     mixture = Mixture(*(part.double() for part in mixture))
-    low, high = (end.double().clamp(-_LARGE, _LARGE)[:, None] for end in (low, high))
+    low, high = (end.double().clamp(-_LARGE, _LARGE) for end in (low, high))
     a, b = (low - mixture.mean) / mixture.scale, (high - mixture.mean) / mixture.scale
     # Rounding may make a narrow interval empty; the same smallest width in q and p leaves the ratio of densities.
     width = (high - low).clamp_min(SMALLEST)
-    log_q = torch.logsumexp(mixture.log_weight + log_mass(a, b, width / mixture.scale), dim=1)
-    return log_q - log_mass(low, high, width)[:, 0]
+    log_q = torch.logsumexp(mixture.log_weight + log_mass(a, b, width / mixture.scale), dim=0)
+    return log_q - log_mass(low, high, width)
 
 
 def log_mass(a: Tensor, b: Tensor, width: Tensor) -> Tensor:
@@ -135,9 +192,9 @@ class CategoricalHead(nn.Module):
         self.hidden = nn.Linear(input_size, config.head_size)
         self.query = nn.Linear(config.head_size, config.key_size)
 
-    def logits(self, inputs: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
-        """Logits for `(S, input_size)`, keys `(S, C, key_size)` and biases `(S, C)`."""
-        query = self.query(functional.silu(self.hidden(inputs)))
+    def logits(self, inputs: HeadInput, keys: Tensor, bias: Tensor) -> Tensor:
+        """Logits for S draws, keys `(S, C, key_size)` and biases `(S, C)`."""
+        query = self.query(functional.silu(inputs.layer(self.hidden)))
         return torch.einsum("sck,sk->sc", keys, query) + bias
 
 

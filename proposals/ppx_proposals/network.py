@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ppx_proposals.batching import NUM_FEATURES, PackedSteps
 from ppx_proposals.config import NetworkConfig
 from ppx_proposals.embeddings import GrowingTable, ObservationEmbedding
 from ppx_proposals.heads import (
     CategoricalHead,
+    HeadInput,
     MixtureHead,
     categorical_log_ratio,
     defended,
@@ -65,46 +67,47 @@ class ProposalNetwork(nn.Module):
         """log q - log p of every step, `(S,)` in packed order; 0 for steps that are not scored."""
         a, k = self.config.address_size, self.config.key_size
         addresses, categories = self.addresses(), self.categories()
-        embedded = self.observation(steps.flat, steps.grids)[steps.trace]
-        current, before, slope = addresses.split(a, dim=1)
-        current = current[steps.address]
-        previous = before[steps.previous_address] + steps.previous_z[:, None] * slope[steps.previous_address]
+        embedded = self.observation(steps.flat, steps.grids)
+        of_current, of_previous = addresses.split([a, 2 * a], dim=1)
+        current = functional.embedding(steps.address, of_current)
+        before, slope = functional.embedding(steps.previous_address, of_previous).chunk(2, dim=1)
+        previous = torch.addcmul(before, steps.previous_z[:, None], slope)
         if len(self.categories.blocks):
-            previous = previous + categories[:, :a][steps.previous_category]
-        x = torch.cat([embedded, current, steps.features, previous], dim=1)
-        h = packed_lstm(self.lstm, x, steps.batch_sizes)
-        head_input = torch.cat([h, embedded, current], dim=1)
-        return self._log_ratio(steps, head_input, categories[:, a : a + k], categories[:, a + k])
+            previous = previous + functional.embedding(steps.previous_category, categories[:, :a])
+        x = torch.cat([current, steps.features, previous], dim=1)
+        h = packed_lstm(self.lstm, embedded, x, steps.batch_sizes, steps.trace)
+        inputs = HeadInput(h, embedded, current, steps.trace)
+        return self._log_ratio(steps, inputs, categories[:, a : a + k], categories[:, a + k])
 
-    def _log_ratio(self, steps: PackedSteps, inputs: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+    def _log_ratio(self, steps: PackedSteps, inputs: HeadInput, keys: Tensor, bias: Tensor) -> Tensor:
         defensive, dtype = self.config.defensive, steps.z.dtype
         positions, values = [], []
         if len(steps.continuous):
-            mixture = self.mixture_head.mixture(_rows(inputs, steps.continuous), dtype)
+            mixture = self.mixture_head.mixture(inputs.rows(steps.continuous), dtype)
             positions.append(steps.continuous)
             values.append(defended(density_log_ratio(mixture, steps.z), defensive))
         if len(steps.ordered):
-            mixture = self.mixture_head.mixture(_rows(inputs, steps.ordered), dtype)
+            mixture = self.mixture_head.mixture(inputs.rows(steps.ordered), dtype)
             positions.append(steps.ordered)
             values.append(
                 defended(interval_log_ratio(mixture, steps.z_low, steps.z_high).to(dtype), defensive)
             )
         if len(steps.categorical):
-            offsets = torch.arange(steps.log_probs.shape[1], device=inputs.device)
+            offsets = torch.arange(steps.log_probs.shape[1], device=keys.device)
             number = torch.where(
                 offsets < steps.num_categories[:, None], steps.first_category[:, None] + offsets, 0
             )
             logits = self.categorical_head.logits(
-                _rows(inputs, steps.categorical), keys[number], bias[number]
+                inputs.rows(steps.categorical),
+                functional.embedding(number, keys),
+                functional.embedding(number, bias[:, None])[..., 0],
             )
             ratio = categorical_log_ratio(steps.log_probs, logits.to(dtype), steps.category)
             positions.append(steps.categorical)
             values.append(defended(ratio, defensive))
-        result = inputs.new_zeros(len(inputs), dtype=dtype)
+        if len(positions) == 1 and len(values[0]) == len(steps.trace):
+            return values[0]
+        result = keys.new_zeros(len(steps.trace), dtype=dtype)
         if positions:
             result = result.index_copy(0, torch.cat(positions), torch.cat(values))
         return result
-
-
-def _rows(inputs: Tensor, positions: Tensor) -> Tensor:
-    return inputs if len(positions) == len(inputs) else inputs[positions]

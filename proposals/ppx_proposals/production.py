@@ -10,8 +10,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from ppx_proposals.batching import Steps, encode
-from ppx_proposals.observations import ObservationBatch
+from ppx_proposals.batching import PackedSteps, encode, pack_minibatches
 from ppx_proposals.proposal import Proposal
 from ppx_proposals.vocabulary import AddressKey, Vocabulary
 from ppx_server.executor import Executes
@@ -22,6 +21,8 @@ CHUNK_SECONDS = 0.5
 """How long a chunk should take: an interrupt waits for it."""
 _FIRST_CHUNK = 16
 """Traces executed at once at first, and at least."""
+_CHUNK_BYTES = 1 << 26
+"""Most memory that the draws and observations of a chunk may take, as they come; a few times as much once encoded."""
 _WAIT = 0.1
 """Seconds between looks at whether somebody wants to stop."""
 
@@ -30,15 +31,13 @@ class Minibatch(NamedTuple):
     """Traces to learn from in one step.
 
     Attributes:
-        steps: Their steps.
-        observations: Their observations.
+        steps: Their steps, packed for the network.
         new_addresses: Addresses in these traces that are new to the proposal, in order of appearance.
         next_index: Index of the trace after them.
         num_failed: Traces that failed and are not among them.
     """
 
-    steps: Steps
-    observations: ObservationBatch
+    steps: PackedSteps
     new_addresses: tuple[AddressKey, ...]
     next_index: int
     num_failed: int
@@ -61,7 +60,7 @@ class Production:
     def __init__(
         self, sim: Executes, proposal: Proposal, *, seed: int, indices: range, batch_size: int, max_chunk: int
     ) -> None:
-        self._sim, self._layout = sim, proposal.layout
+        self._sim, self._layout, self._device = sim, proposal.layout, proposal.device
         self._vocabulary = Vocabulary(proposal.addresses)
         self._seed, self._indices = seed, indices
         self._batch_size = batch_size
@@ -116,36 +115,53 @@ class Production:
         position, count = self._indices.start, _FIRST_CHUNK
         begun: list[TraceBatch] = []
         while position < self._indices.stop and not self._stop.is_set():
-            end = min(position + count, self._indices.stop)
+            end = position + count
+            if end - end % self._batch_size > position:
+                end -= end % self._batch_size
+            end = min(end, self._indices.stop)
             started = time.monotonic()
             begun.append(self._sim.execute(ScriptBatch.empty(self._seed, np.arange(position, end)), None))
             seconds = max(time.monotonic() - started, 1e-6)
+            possible = int(CHUNK_SECONDS / seconds * (end - position))
+            room = int(_CHUNK_BYTES / _bytes(begun[-1]) * (end - position))
             position = end
-            complete = position if position == self._indices.stop else position - position % self._batch_size
+            complete = end if end == self._indices.stop else end - end % self._batch_size
             if complete > begun[0].index[0]:
                 traces = TraceBatch.concatenate(begun)
                 cut = complete - int(traces.index[0])
-                yield self._encode(traces.select(np.arange(cut)))
-                begun = [traces.select(np.arange(cut, len(traces)))] if cut < len(traces) else []
-            possible = int(CHUNK_SECONDS / seconds * count)
-            count = max(_FIRST_CHUNK, min(possible, 2 * count, self._max_chunk))
+                whole = cut == len(traces)
+                yield self._encode(traces if whole else traces.select(np.arange(cut)))
+                begun = [] if whole else [traces.select(np.arange(cut, len(traces)))]
+            count = max(_FIRST_CHUNK, min(possible, 2 * count, self._max_chunk, room))
 
     def _encode(self, traces: TraceBatch) -> list[Minibatch]:
+        """Encodes all minibatches in one pass, so that the interpreter is left to the thread that trains."""
         ok = traces.status == Status.OK
-        batch = traces.index // self._batch_size
-        minibatches = []
-        for number in np.unique(batch).tolist():
-            members = np.flatnonzero(batch == number)
-            part = traces.select(members[ok[members]])
-            known = len(self._vocabulary)
-            steps = encode(part, self._vocabulary, grow=True)
-            minibatches.append(
-                Minibatch(
-                    steps=steps,
-                    observations=self._layout.of_traces(part),
-                    new_addresses=self._vocabulary.keys[known:],
-                    next_index=int(traces.index[members[-1]]) + 1,
-                    num_failed=int((~ok[members]).sum()),
-                )
+        number = traces.index // self._batch_size - traces.index[0] // self._batch_size
+        num_traces = np.bincount(number)
+        sizes = np.bincount(number[ok], minlength=len(num_traces))
+        succeeded = traces if ok.all() else traces.select(ok)
+        known = len(self._vocabulary)
+        steps = encode(succeeded, self._vocabulary, grow=True)
+        packed = pack_minibatches(steps, self._layout.of_traces(succeeded), sizes, device=self._device)
+        # Rows are numbered in order of appearance: a minibatch brings those up to the largest that it visits.
+        bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(steps.length)])[np.cumsum(sizes)]
+        visited = np.maximum.accumulate(steps.address) if len(steps.address) else steps.address
+        rows = [max(known, int(visited[end - 1])) if end else known for end in bounds.tolist()]
+        keys = self._vocabulary.keys
+        return [
+            Minibatch(
+                steps=packed[b],
+                new_addresses=keys[before:after],
+                next_index=int(traces.index[0] + last),
+                num_failed=int(num_traces[b] - sizes[b]),
             )
-        return minibatches
+            for b, (before, after, last) in enumerate(
+                zip([known, *rows], rows, np.cumsum(num_traces).tolist(), strict=False)
+            )
+        ]
+
+
+def _bytes(traces: TraceBatch) -> int:
+    """Memory that draws and observations take, roughly."""
+    return 64 * len(traces.address_id) + traces.observations.data.nbytes + len(traces)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ppx_proposals.batching import PackedSteps, pack
+from ppx_proposals.batching import PackedSteps
 from ppx_proposals.config import TrainingConfig
 from ppx_proposals.observations import ObservationLayout, observed_names
 from ppx_proposals.optim import AdamHD
@@ -257,10 +257,10 @@ class _Training:
         proposal.grow(minibatch.new_addresses)
         loss, lr = math.nan, float(self._optimizer.param_groups[0]["lr"])
         if len(minibatch.steps.row):
-            loss = self._update(pack(minibatch.steps, minibatch.observations, device=proposal.device))
+            loss = self._update(minibatch.steps)
             lr = float(self._optimizer.param_groups[0]["lr"])
         state.next_index = minibatch.next_index
-        state.num_traces += len(minibatch.steps.length)
+        state.num_traces += minibatch.steps.num_traces
         state.num_failed += minibatch.num_failed
         now = time.monotonic()
         history = proposal.history

@@ -11,6 +11,8 @@ import torch
 
 from ppx_proposals.config import NetworkConfig
 from ppx_proposals.heads import (
+    HeadInput,
+    Mixture,
     MixtureHead,
     categorical_log_ratio,
     defended,
@@ -21,8 +23,16 @@ from ppx_proposals.heads import (
 from ppx_server.distributions import FAMILIES
 
 CONFIG = NetworkConfig(head_size=16)
+NOTHING = HeadInput(torch.zeros(1, 1), torch.zeros(1, 2), torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
 # Mixtures are allowed to be anything a network may give: narrow, wide, far out.
 STEEP = 8.0
+
+
+def _input(size: int, *, observations: int = 1) -> HeadInput:
+    """Four numbers per draw, in three parts; `torch.manual_seed` decides which."""
+    return HeadInput(
+        torch.randn(size, 1), torch.randn(observations, 2), torch.randn(size, 1), torch.arange(size) % observations
+    )
 
 
 def _mixture(seed: int, dtype: torch.dtype = torch.float64):  # type: ignore[no-untyped-def]
@@ -30,11 +40,11 @@ def _mixture(seed: int, dtype: torch.dtype = torch.float64):  # type: ignore[no-
     head = MixtureHead(4, CONFIG)
     with torch.no_grad():
         head.output.weight.mul_(STEEP)
-        return head.mixture(torch.randn(3, 4), dtype)
+        return head.mixture(_input(3), dtype)
 
 
 def _repeat(mixture, n: int):  # type: ignore[no-untyped-def]
-    return type(mixture)(*(part[:1].expand(n, -1) for part in mixture))
+    return type(mixture)(*(part[:, :1].expand(-1, n) for part in mixture))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -76,11 +86,38 @@ def test_categorical_sums_to_one_and_keeps_impossible_categories_impossible() ->
     assert float(total[1]) / 3 == pytest.approx(1.0, abs=1e-12)
 
 
+def test_a_layer_in_parts_is_the_layer() -> None:
+    torch.manual_seed(0)
+    linear, inputs = torch.nn.Linear(4, 3), _input(7, observations=3)
+    whole = torch.cat([inputs.state, inputs.observed[inputs.trace], inputs.current], dim=1)
+    torch.testing.assert_close(inputs.layer(linear), linear(whole))
+    some = torch.tensor([1, 4])
+    torch.testing.assert_close(inputs.rows(some).layer(linear), linear(whole)[some])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_of_the_density_is_that_of_autograd(seed: int) -> None:
+    torch.manual_seed(seed)
+    parts = [torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64) * STEEP]
+    parts = [p.requires_grad_() for p in (*parts, torch.rand(4, 6, dtype=torch.float64) + 0.01)]
+    z, weight = torch.randn(2, 6, dtype=torch.float64)
+    a = (z - parts[1]) / parts[2]
+    recorded = torch.logsumexp(parts[0] - parts[2].log() - 0.5 * a * a, dim=0) + 0.5 * z * z
+    ratio = density_log_ratio(Mixture(*parts), z)
+    torch.testing.assert_close(ratio, recorded)
+    for ours, theirs in zip(
+        torch.autograd.grad((ratio * weight).sum(), parts),
+        torch.autograd.grad((recorded * weight).sum(), parts),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_fresh_mixture_is_nearly_the_prior() -> None:
     head = MixtureHead(4, CONFIG)
     z = torch.linspace(-8.0, 8.0, 16_001, dtype=torch.float64)
     with torch.no_grad():
-        ratio = density_log_ratio(_repeat(head.mixture(torch.zeros(1, 4), torch.float64), len(z)), z)
+        ratio = density_log_ratio(_repeat(head.mixture(NOTHING, torch.float64), len(z)), z)
     p = torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
     divergence = -float(torch.trapezoid(p * ratio, z))
     assert 0.0 <= divergence < 2e-3
@@ -121,6 +158,6 @@ def test_gradients_of_masses_are_finite(ends: tuple[float, float]) -> None:
     head = MixtureHead(4, CONFIG)
     with torch.no_grad():
         head.output.weight.mul_(100.0)
-    mixture = head.mixture(torch.randn(1, 4), torch.float32)
+    mixture = head.mixture(_input(1), torch.float32)
     interval_log_ratio(mixture, torch.tensor([ends[0]]), torch.tensor([ends[1]])).sum().backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in head.parameters() if p.grad is not None)

@@ -10,16 +10,20 @@ from ppx_proposals.lstm import packed_lstm
 
 
 @pytest.mark.parametrize("sizes", [[3], [1], [4, 4, 2, 1, 1], [5, 3], [1, 1, 1]])
-def test_outputs_and_gradients_are_those_of_torch(sizes: list[int]) -> None:
+@pytest.mark.parametrize("how", ["each its own", "more than have steps", "shared"])
+def test_outputs_and_gradients_are_those_of_torch(sizes: list[int], how: str) -> None:
     torch.manual_seed(0)
-    lstm = torch.nn.LSTM(3, 4).double()
+    lstm = torch.nn.LSTM(5, 4).double()
     batch_sizes = torch.tensor(sizes)
+    num_sequences = {"each its own": sizes[0], "more than have steps": sizes[0] + 2, "shared": 1}[how]
+    constant = torch.randn(num_sequences, 2, dtype=torch.float64, requires_grad=True)
     x = torch.randn(sum(sizes), 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(sum(sizes), 4, dtype=torch.float64)
-    theirs = lstm(PackedSequence(x, batch_sizes))[0].data
-    ours = packed_lstm(lstm, x, batch_sizes)
+    sequence = torch.cat([torch.arange(n) if how != "shared" else torch.zeros(n, dtype=torch.int64) for n in sizes])
+    theirs = lstm(PackedSequence(torch.cat([constant[sequence], x], dim=1), batch_sizes))[0].data
+    ours = packed_lstm(lstm, constant, x, batch_sizes, sequence)
     torch.testing.assert_close(ours, theirs)
-    inputs = [x, *lstm.parameters()]
+    inputs = [constant, x, *lstm.parameters()]
     expected = torch.autograd.grad((theirs * weight).sum(), inputs)
     found = torch.autograd.grad((ours * weight).sum(), inputs)
     for a, b in zip(found, expected, strict=True):

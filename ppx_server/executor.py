@@ -1,36 +1,38 @@
-"""Executes scripts on simulators: N of them kept busy from one poll loop, traces returned by index.
+"""Executes scripts on simulators: N of them kept busy, traces returned by index.
 
-The one operation every engine is built on is `Executes.execute`. `Executor` implements it for simulators that speak
-PPX 1.0, in processes it starts itself or at addresses where they are already running.
+The one operation every engine is built on is `Executes.execute`. `Executor` implements it for simulators in processes
+it starts itself, or at addresses where they are already running: by whole batches where they understand that, else
+draw by draw.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeGuard
 
 import numpy as np
 import zmq
-from numpy.typing import ArrayLike
 
 from ppx_server.address import AddressTable
+from ppx_server.batches import BatchRun, Speed
 from ppx_server.errors import LocalProtocolError, ObservationError, PPXError, SimulatorError
-from ppx_server.player import ObservationKey, Session, Tensor
-from ppx_server.recording import Recording, assemble
-from ppx_server.script import Guide, ScriptBatch
-from ppx_server.trace import TraceBatch
-from ppx_server.worker import Progress, Worker, WorkerConfig
+from ppx_server.failures import FailureTally
+from ppx_server.jobs import GuidedJobs, Jobs, PlainJobs
+from ppx_server.numbering import Numbering
+from ppx_server.observations import ObservationKey, ObservationSet
+from ppx_server.observations import Observations as Observations
+from ppx_server.player import Session
+from ppx_server.recording import assemble
+from ppx_server.script import Guide, Otherwise, ScriptBatch, SpeculativeGuide
+from ppx_server.stepwise import StepwiseRun
+from ppx_server.trace import Status, TraceBatch
+from ppx_server.worker import Worker, WorkerConfig
 
-Observations = (
-    Mapping[str, ArrayLike] | Mapping[ObservationKey, ArrayLike] | Mapping[str | ObservationKey, ArrayLike]
-)
-"""Observed values by name, or by (name, visit) for repeated visits."""
-
-_WATCH_SECONDS = 0.1  # how often processes and deadlines are looked at
-_GATHER_MILLISECONDS = 1  # how long asks wait for others to be answered in the same pass
+_SLOW_SECONDS = 0.005
+"""A guided trace that takes longer goes draw by draw: to execute parts of it twice would cost more than messages."""
 
 
 class Executes(Protocol):
@@ -56,51 +58,57 @@ class Executes(Protocol):
             guide: Who answers open draws of scripts that say `Otherwise.ASK`.
 
         Returns:
-            K traces in the order of the scripts.
+            K traces in the order of the scripts; one that cannot be computed has status FAILED and a reason in
+            `failures`.
 
         Raises:
             ObservationError: An observation is missing, never asked for, or of another shape.
-            SimulatorError: A simulator crashed, hung or failed.
+            SimulatorError: No simulator can be started, or too many traces failed.
                 Whatever is raised while traces run, `error.completed` holds those that had finished.
         """
 
 
-def canonical_observations(observations: Observations | None) -> dict[ObservationKey, Tensor] | None:
-    """Observations by (name, visit); scalars as floats, everything else as float64 arrays.
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What happens to traces that cannot be computed.
 
-    Raises:
-        ObservationError: A value is not numeric or not finite.
+    Attributes:
+        retries: How often a trace is tried again of which a simulator crashed, hung or broke the protocol. A model that
+            raises would raise again.
+        most: Share of traces that may fail before the run ends with an error.
     """
-    if observations is None:
-        return None
-    canonical: dict[ObservationKey, Tensor] = {}
-    for key, value in observations.items():
-        try:
-            array = np.asarray(value, np.float64)
-        except (TypeError, ValueError) as error:
-            raise ObservationError(f"observation {key!r} is not numeric: {error}") from error
-        if not np.isfinite(array).all():
-            raise ObservationError(f"observation {key!r} holds NaN or infinity; every value must be finite")
-        canonical[(key, 0) if isinstance(key, str) else key] = array if array.shape else float(array)
-    return canonical
+
+    retries: int = 1
+    most: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.retries < 0 or not 0 <= self.most <= 1:
+            raise ValueError(
+                f"retries is {self.retries} and must be >= 0, the share {self.most} must be in [0, 1]"
+            )
 
 
 class Executor:
-    """Simulators that run scripts, one trace each at a time.
+    """Simulators that run scripts.
 
     Args:
         simulators: How to reach each simulator; at least one.
+        policy: What happens to traces that cannot be computed.
 
     Raises:
         SimulatorStartError: A simulator did not start or did not answer in time. None is left running.
     """
 
-    def __init__(self, simulators: Sequence[WorkerConfig]) -> None:
+    def __init__(self, simulators: Sequence[WorkerConfig], policy: FailurePolicy | None = None) -> None:
         if not simulators:
             raise ValueError("an executor needs at least one simulator")
+        self._policy = policy or FailurePolicy()
+        self._tally = FailureTally(self._policy.most)
+        self._speed = Speed()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._addresses = AddressTable()
         self._asked: set[ObservationKey] = set()
+        self._numberings: dict[Worker, Numbering] = {}
         self._workers = [Worker(config, self._context) for config in simulators]
         try:
             self._make_ready()
@@ -117,6 +125,16 @@ class Executor:
     def model_name(self) -> str:
         """The simulators' name for their model."""
         return self._workers[0].model_name
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the model does; empty if the simulators do not tell."""
+        return self._workers[0].fingerprint
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the simulators execute whole batches, and not draw by draw."""
+        return all("batch" in worker.peer_capabilities for worker in self._workers)
 
     def __enter__(self) -> Self:
         return self
@@ -140,37 +158,108 @@ class Executor:
         """Executes K scripts; see `Executes.execute`."""
         if self._context.closed:
             raise LocalProtocolError("this simulator is closed; open a new one")
-        session = Session(scripts, canonical_observations(observations), self._addresses)
+        given = None if observations is None else ObservationSet.of(observations)
         self._make_ready()
-        if guide is not None:
-            guide.begin(len(scripts), self._addresses)
-        run = _Run(session, guide, self._workers)
+        if scripts.otherwise is Otherwise.ASK and guide is None:
+            raise LocalProtocolError("a script says Otherwise.ASK, but there is no guide to ask")
+        if not self._by_batches(scripts, guide):
+            return self._execute_stepwise(scripts, given, guide)
+        jobs: Jobs
+        scripts = self._translated(scripts)
+        if scripts.otherwise is Otherwise.PRIOR:
+            jobs = PlainJobs(scripts)
+        else:
+            assert _speculates(guide)
+            jobs = GuidedJobs(scripts, guide, self._addresses)
+        return self._execute_batches(jobs, scripts, given)
+
+    def _by_batches(self, scripts: ScriptBatch, guide: Guide | None) -> bool:
+        if not self.takes_batches or not len(scripts):
+            return False
+        if scripts.otherwise is Otherwise.PRIOR:
+            return True
+        return _speculates(guide) and (self._speed.seconds or 0.0) < _SLOW_SECONDS
+
+    def _execute_batches(
+        self, jobs: Jobs, scripts: ScriptBatch, observations: ObservationSet | None
+    ) -> TraceBatch:
+        run = BatchRun(
+            jobs,
+            observations,
+            self._workers,
+            self._numberings,
+            addresses=self._addresses,
+            speed=self._speed,
+            tally=self._tally,
+            retries=self._policy.retries,
+        )
         try:
             run.loop()
+            self._give_up_if_all_failed()
         except PPXError as error:
-            error.completed = run.batch(sorted(run.finished))
+            finished = _finished_traces(jobs, self._addresses, scripts)
+            error.completed = finished.select(finished.status == Status.OK)
             raise
         finally:
-            for worker in self._workers:
-                worker.abandon()
-        self._check_all_asked(session)
-        return run.batch(range(len(scripts)))
+            run.abandon()
+        traces = _finished_traces(jobs, self._addresses, scripts)
+        if observations is not None and (open_keys := set(observations) - self._asked):
+            self._asked |= _visited(traces, open_keys)
+            self._check_all_asked(observations)
+        return traces
+
+    def _execute_stepwise(
+        self, scripts: ScriptBatch, observations: ObservationSet | None, guide: Guide | None
+    ) -> TraceBatch:
+        session = Session(scripts, observations, self._addresses)
+        if guide is not None:
+            guide.begin(len(scripts), self._addresses)
+        run = StepwiseRun(session, guide, self._workers, tally=self._tally, retries=self._policy.retries)
+        try:
+            run.loop()
+            self._give_up_if_all_failed()
+        except PPXError as error:
+            finished = run.batch()
+            error.completed = finished.select(finished.status == Status.OK)
+            raise
+        finally:
+            run.abandon()
+        self._asked |= session.asked
+        if len(scripts):
+            self._check_all_asked(observations or ())
+        return run.batch()
+
+    def _translated(self, scripts: ScriptBatch) -> ScriptBatch:
+        """Scripts with ids of the executor's address table."""
+        if scripts.addresses is None or scripts.addresses is self._addresses:
+            return scripts
+        ids = self._addresses.translate(scripts.address_id, scripts.addresses)
+        return replace(scripts, address_id=ids, addresses=None)
 
     def _make_ready(self) -> None:
         waiting = [worker for worker in self._workers if not worker.ready]
+        if not waiting:
+            return
         for worker in waiting:
             worker.start()
         for worker in waiting:
             worker.finish_start()
-        names = {worker.model_name for worker in self._workers}
-        if len(names) > 1:
-            raise SimulatorError(f"the simulators serve different models: {', '.join(sorted(names))}")
+            self._numberings[worker] = Numbering(self._addresses)
+        for what in ("model_name", "fingerprint"):
+            found = sorted({getattr(worker, what) for worker in self._workers})
+            if len(found) > 1:
+                name = what.replace("_", " ")
+                raise SimulatorError(f"the simulators serve different models ({name}: {', '.join(found)})")
 
-    def _check_all_asked(self, session: Session) -> None:
+    def _give_up_if_all_failed(self) -> None:
+        error = self._tally.verdict(final=True)
+        if error is not None:
+            raise error
+
+    def _check_all_asked(self, observations: Iterable[ObservationKey]) -> None:
         """Refuses observations that the simulator never asked for, now or before; warns of visits it did not make."""
-        self._asked |= session.asked
-        unknown = set(session.observations or ()) - self._asked
-        if not unknown or not len(session.scripts):
+        unknown = set(observations) - self._asked
+        if not unknown:
             return
         names = {name for name, _ in self._asked}
         wrong = sorted({name for name, _ in unknown} - names)
@@ -187,96 +276,33 @@ class Executor:
         )
 
 
-class _Run:
-    """One call of `execute`: hands out scripts, moves messages, collects recordings."""
+def _speculates(guide: Guide | None) -> TypeGuard[SpeculativeGuide]:
+    return hasattr(guide, "speculate")
 
-    def __init__(self, session: Session, guide: Guide | None, workers: Sequence[Worker]) -> None:
-        self.session = session
-        self.finished: dict[int, Recording] = {}
-        self._guide = guide
-        self._workers = workers
-        self._slots = iter(range(len(session.scripts)))
-        self._active: dict[int, Worker] = {}
-        self._asking: list[Worker] = []
-        self._error: PPXError | None = None
-        self._poller = zmq.Poller()
 
-    def batch(self, slots: Sequence[int]) -> TraceBatch:
-        """The finished traces in the given slots."""
-        return assemble(
-            [self.finished[slot] for slot in slots],
-            addresses=self.session.addresses,
-            params=self.session.params,
-            seed=self.session.scripts.seed,
-            index=self.session.scripts.index[np.asarray(slots, np.int64)],
-        )
+def _finished_traces(jobs: Jobs, addresses: AddressTable, scripts: ScriptBatch) -> TraceBatch:
+    """The finished traces, or a batch of none."""
+    _, traces = jobs.finished()
+    if traces is not None:
+        return traces
+    session = Session(scripts.part(0, 0), None, addresses)
+    return assemble(
+        [], addresses=addresses, params=session.params, seed=scripts.seed, index=np.empty(0, np.int64)
+    )
 
-    def loop(self) -> None:
-        """Runs every script; after a failure the traces that are under way are still finished."""
-        poller = self._poller
-        for worker in self._workers:
-            poller.register(worker.socket, zmq.POLLIN)
-            self._next(worker)
-        watch_at = time.monotonic() + _WATCH_SECONDS
-        while self._active:
-            patience = _GATHER_MILLISECONDS if self._asking else int(_WATCH_SECONDS * 1000)
-            ready = [] if len(self._asking) == len(self._active) else poller.poll(patience)
-            for socket, _ in ready:
-                self._receive(socket)
-            if self._asking and (not ready or len(self._asking) == len(self._active)):
-                self._answer()
-            if time.monotonic() > watch_at:
-                self._watch()
-                watch_at = time.monotonic() + _WATCH_SECONDS
-        if self._error is not None:
-            raise self._error
 
-    def _next(self, worker: Worker) -> None:
-        slot = next(self._slots, None) if self._error is None else None
-        if slot is None:
-            self._active.pop(id(worker.socket), None)
-        else:
-            self._active[id(worker.socket)] = worker
-            worker.run(self.session, slot)
-
-    def _receive(self, socket: zmq.Socket[bytes]) -> None:
-        worker = self._active.get(id(socket))
-        if worker is None:
-            return
-        try:
-            outcome = worker.receive()
-        except PPXError as error:
-            self._fail(worker, error)
-            return
-        if outcome is Progress.ASKS:
-            self._asking.append(worker)
-        elif isinstance(outcome, Recording):
-            self.finished[worker.slot] = outcome
-            self._next(worker)
-
-    def _answer(self) -> None:
-        """Answers all pending asks in one pass of the guide."""
-        if self._guide is None:
-            raise LocalProtocolError("a script says Otherwise.ASK, but there is no guide to ask")
-        workers, self._asking = self._asking, []
-        normals = np.array([w.player.guide_normals() for w in workers])
-        choices = self._guide.choose([w.ask for w in workers], normals)
-        for worker, choice in zip(workers, choices, strict=True):
-            if worker.answer(choice) is Progress.ASKS:
-                self._asking.append(worker)
-
-    def _watch(self) -> None:
-        asking = set(map(id, self._asking))
-        for worker in list(self._active.values()):
-            if id(worker) in asking:
-                continue
-            try:
-                worker.watch()
-            except SimulatorError as error:
-                self._fail(worker, error)
-
-    def _fail(self, worker: Worker, error: PPXError) -> None:
-        self._error = self._error or error
-        del self._active[id(worker.socket)]
-        self._poller.unregister(worker.socket)
-        worker.discard()
+def _visited(traces: TraceBatch, keys: set[ObservationKey]) -> set[ObservationKey]:
+    """All names that traces observe, and which of the given visits they made."""
+    table, addresses = traces.observations, traces.addresses
+    used = np.flatnonzero(np.bincount(table.address_id, minlength=1)).tolist()
+    visited = {(addresses[i].name or addresses[i].address, 0) for i in used}
+    for name, visit in keys:
+        by_name = [i for i in used if (addresses[i].name or addresses[i].address) == name]
+        if (table.instance[np.isin(table.address_id, by_name)] == visit).any():
+            visited.add((name, visit))
+        by_address = [i for i in used if addresses[i].address == name]
+        rows = np.flatnonzero(np.isin(table.address_id, by_address))
+        trace = np.searchsorted(table.offsets, rows, side="right") - 1
+        if by_address and np.bincount(trace, minlength=1).max() > visit:
+            visited.add((name, visit))
+    return visited

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ppx_server.address import Address, AddressTable
 from ppx_server.distributions import Family, family
 from ppx_server.errors import DistributionError, ObservationError, RemoteProtocolError
+from ppx_server.observations import ObservationKey, Tensor
 from ppx_server.philox import Normals, Stream, normals
 from ppx_server.protocol import (
     Event,
@@ -35,9 +36,6 @@ _FIRST_NORMALS = 32
 # What no draw has for an address or name: visits of observes and tags are counted apart.
 _ANY_ADDRESS, _OBSERVED, _TAGGED = "\0any", "\0observed", "\0tagged"
 _KEPT_SITES = 4096
-
-Tensor = float | NDArray[np.float64]
-ObservationKey = tuple[str, int]
 
 
 class Site(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -81,12 +82,13 @@ class SimulatorProcess:
 
     Args:
         command: Program and arguments.
+        memory_limit: Bytes of address space that the process may take, or None; beyond it its allocations fail.
 
     Raises:
         SimulatorStartError: The program does not exist or cannot be executed.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], *, memory_limit: int | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ppx-")
         self.address = f"ipc://{self._folder.name}/socket"
         self._output = bytearray()
@@ -98,6 +100,9 @@ class SimulatorProcess:
             self._folder.cleanup()
             raise
         _guard.tell("+", self.pid)
+        if memory_limit is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                resource.prlimit(self.pid, resource.RLIMIT_AS, (memory_limit, memory_limit))
         self._reader = threading.Thread(target=self._read_output, name="ppx-output", daemon=True)
         self._reader.start()
 

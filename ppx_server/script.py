@@ -8,7 +8,7 @@ whole border between inference and simulation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -80,6 +80,19 @@ class ScriptBatch:
             value=np.empty(0),
             z=np.empty(0),
             otherwise=otherwise,
+        )
+
+    def part(self, start: int, stop: int) -> ScriptBatch:
+        """Scripts `start` to `stop - 1`, as views."""
+        first, last = self.offsets[start], self.offsets[stop]
+        return replace(
+            self,
+            index=self.index[start:stop],
+            offsets=self.offsets[start : stop + 1] - first,
+            address_id=self.address_id[first:last],
+            instance=self.instance[first:last],
+            value=self.value[first:last],
+            z=self.z[first:last],
         )
 
     @classmethod

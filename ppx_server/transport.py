@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import zmq
 
-from ppx_server.errors import SimulatorStartError
+from ppx_server.errors import RemoteProtocolError, SimulatorStartError
 
 MAX_MESSAGE_BYTES = 1 << 30
+"""A longer message ends the connection before memory is taken for it."""
 
 
 class Channel:
-    """The controller's end of a connection to one simulator: a REQ socket that can be thrown away.
+    """The controller's end of a connection to one simulator.
+
+    A DEALER socket with the envelope of a REQ: the simulator sees a REQ, but several messages may be on their way.
 
     Args:
         context: ZeroMQ context; owned by the caller.
@@ -22,28 +25,45 @@ class Channel:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self.address = address
-        self.socket = context.socket(zmq.REQ)
+        self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        self._disconnections = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             self.socket.connect(address)
         except zmq.ZMQError as error:
-            self.socket.close()
+            self.close()
             raise SimulatorStartError(
                 f"cannot connect to {address!r}: {error}; an address looks like tcp://host:5555 or ipc:///path"
             ) from error
 
     def send(self, message: bytes) -> None:
         """Queues one message."""
+        self.socket.send(b"", zmq.SNDMORE)
         self.socket.send(message)
 
     def receive(self) -> bytes | None:
-        """The next message, or None if there is none yet."""
+        """The next message, or None if there is none yet.
+
+        Raises:
+            RemoteProtocolError: What came is not one frame behind an empty one.
+        """
         try:
-            return self.socket.recv(zmq.NOBLOCK)
+            frames = self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return None
+        if len(frames) != 2 or frames[0]:
+            raise RemoteProtocolError(
+                f"a message of {len(frames)} frames came instead of an empty frame and a body"
+            )
+        return frames[1]
+
+    def disconnected(self) -> bool:
+        """Whether the simulator has closed an established connection."""
+        return bool(self._disconnections.poll(0))
 
     def close(self) -> None:
         """Closes the socket and drops what is unsent."""
+        self.socket.disable_monitor()
+        self._disconnections.close(0)
         self.socket.close(0)

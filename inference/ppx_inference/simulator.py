@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from ppx_server.address import AddressTable
-from ppx_server.executor import Executor, Observations
+from ppx_server.executor import Executor, FailurePolicy, Observations
+from ppx_server.protocol import CAPABILITIES
 from ppx_server.script import Guide, ScriptBatch
 from ppx_server.trace import TraceBatch
 from ppx_server.worker import WorkerConfig
@@ -31,8 +33,14 @@ class Simulator:
         address: Endpoint of a running simulator, such as `tcp://host:5555`, or several.
         num_workers: How many processes to start. A simulator that speaks PPX 1.0 mostly waits for messages, so more
             processes than cores pay: on two cores four run 1.6 times as many traces as two.
-        timeout: Seconds a simulator may take between two messages before it counts as hung.
+        timeout: Seconds a trace may take (in a PPX 1.0 simulator: the time between two messages) before the simulator
+            counts as hung.
         start_timeout: Seconds until a simulator must have answered the first message.
+        memory_limit: Bytes of address space that each process may take; None for no limit. Beyond it the allocations
+            of the simulator fail, and not those of the computer.
+        policy: What happens to traces that cannot be computed. By default one that a simulator died of is tried once
+            more; the run goes on without those that fail, unless they are more than a tenth.
+        batches: False to exchange a message per draw, as in PPX 1.0, also with simulators that can execute batches.
 
     Attributes:
         num_workers: How many simulators run at the same time.
@@ -50,22 +58,29 @@ class Simulator:
         num_workers: int = 4,
         timeout: float = 60.0,
         start_timeout: float = 30.0,
+        memory_limit: int | None = None,
+        policy: FailurePolicy | None = None,
+        batches: bool = True,
     ) -> None:
         if (command is None) == (address is None):
             raise ValueError("give either a command to start the simulator, or the address of a running one")
         if num_workers < 1:
             raise ValueError(f"num_workers is {num_workers}; at least one simulator is needed")
+        configure = partial(
+            WorkerConfig,
+            timeout=timeout,
+            start_timeout=start_timeout,
+            memory_limit=memory_limit,
+            capabilities=tuple(c for c in CAPABILITIES if batches or c != "batch"),
+        )
         if command is not None:
             words = tuple(shlex.split(command) if isinstance(command, str) else map(str, command))
-            configs = [WorkerConfig(words, timeout=timeout, start_timeout=start_timeout)] * num_workers
+            configs = [configure(command=words)] * num_workers
         else:
             assert address is not None
-            addresses = [address] if isinstance(address, str) else list(address)
-            configs = [
-                WorkerConfig(address=a, timeout=timeout, start_timeout=start_timeout) for a in addresses
-            ]
+            configs = [configure(address=a) for a in ([address] if isinstance(address, str) else address)]
         self.num_workers = len(configs)
-        self._executor = Executor(configs)
+        self._executor = Executor(configs, policy)
 
     @property
     def addresses(self) -> AddressTable:
@@ -76,6 +91,11 @@ class Simulator:
     def model_name(self) -> str:
         """The simulator's name for its model."""
         return self._executor.model_name
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the model does; empty if the simulator does not tell."""
+        return self._executor.fingerprint
 
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
@@ -94,7 +114,7 @@ class Simulator:
             observations: Values by name; without them every observation is drawn and recorded.
 
         Returns:
-            A batch of `num_traces` traces.
+            A batch of `num_traces` traces; those that failed have status FAILED.
         """
         if num_traces < 1:
             raise ValueError(f"num_traces is {num_traces}; at least one trace is needed")

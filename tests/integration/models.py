@@ -57,14 +57,6 @@ def two_detectors() -> None:
         ppx.sample(family, name="w")
 
 
-def crash_or_sleep() -> None:
-    """Of two processes one crashes and the other is slow."""
-    x = ppx.sample(ppx.Uniform(0.0, 1.0), name="x")
-    if x < 0.5:
-        os._exit(3)
-    time.sleep(2.0)
-
-
 _runs = 0
 
 
@@ -74,31 +66,57 @@ def _nth(n: int) -> bool:
     return _runs == n
 
 
-def crash() -> None:
+def steady() -> None:
     x = ppx.sample(ppx.Normal(0.0, 1.0), name="x")
-    if _nth(5):
-        print("about to crash", file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGSEGV)
     ppx.observe(ppx.Normal(x, 1.0), name="y")
 
 
+def _segfault() -> None:
+    print("about to crash", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def crash() -> None:
+    if _nth(5):
+        _segfault()
+    steady()
+
+
 def leave() -> None:
-    ppx.sample(ppx.Normal(0.0, 1.0), name="x")
     if _nth(5):
         os._exit(3)
-    ppx.observe(ppx.Normal(0.0, 1.0), name="y")
+    steady()
 
 
 def hang() -> None:
-    ppx.sample(ppx.Normal(0.0, 1.0), name="x")
     if _nth(5):
         time.sleep(1000)
-    ppx.observe(ppx.Normal(0.0, 1.0), name="y")
+    steady()
 
 
-def raises() -> None:
-    x = ppx.sample(ppx.Normal(0.0, 1.0), name="x")
-    if _nth(5):
+def always_crashes() -> None:
+    steady()
+    _segfault()
+
+
+def always_leaves() -> None:
+    steady()
+    os._exit(3)
+
+
+def always_hangs() -> None:
+    steady()
+    time.sleep(1000)
+
+
+def always_raises() -> None:
+    steady()
+    raise ArithmeticError("the table of cross sections is negative")
+
+
+def sometimes_raises() -> None:
+    x = ppx.sample(ppx.Uniform(0.0, 1.0), name="x")
+    if x > 0.97:
         raise ArithmeticError("the table of cross sections is negative")
     ppx.observe(ppx.Normal(x, 1.0), name="y")
 
@@ -137,11 +155,15 @@ MODELS = {
         repeated_observe,
         rare_observe,
         two_detectors,
-        crash_or_sleep,
+        steady,
         crash,
         leave,
         hang,
-        raises,
+        always_crashes,
+        always_leaves,
+        always_hangs,
+        always_raises,
+        sometimes_raises,
     )
 }
 

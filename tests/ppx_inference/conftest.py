@@ -10,7 +10,7 @@ import pytest
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import ObservationError
-from ppx_server.executor import Observations, canonical_observations
+from ppx_server.observations import Observations, ObservationSet
 from ppx_server.player import Player, Session
 from ppx_server.protocol import Observe, RunResult, Sample, Tag, WireDistribution
 from ppx_server.recording import Recording, assemble
@@ -64,7 +64,9 @@ class InProcess:
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
     ) -> TraceBatch:
-        session = Session(scripts, canonical_observations(observations), self.addresses)
+        session = Session(
+            scripts, None if observations is None else ObservationSet.of(observations), self.addresses
+        )
         if guide is not None:
             guide.begin(len(scripts), self.addresses)
         recordings = [self._run(session, slot, guide) for slot in range(len(scripts))]

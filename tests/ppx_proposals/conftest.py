@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ppx_server.address import Address, AddressTable
-from ppx_server.executor import Observations, canonical_observations
+from ppx_server.observations import Observations, ObservationSet
 from ppx_server.philox import Stream, normals
 from ppx_server.player import Player, Session
 from ppx_server.protocol import Event, Observe, RunResult, Sample, WireDistribution
@@ -31,7 +31,9 @@ class InProcess:
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
     ) -> TraceBatch:
-        session = Session(scripts, canonical_observations(observations), self.addresses)
+        session = Session(
+            scripts, None if observations is None else ObservationSet.of(observations), self.addresses
+        )
         if guide is not None:
             guide.begin(len(scripts), self.addresses)
         recordings = {}

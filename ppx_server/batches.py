@@ -1,0 +1,327 @@
+"""Executes jobs on simulators that take whole batches: a poll loop with a few batches in flight per simulator.
+
+Batches are sized from the speed that was measured, so that a message is worth its way and a crash costs little.
+Dead and hanging simulators are replaced. A batch that a simulator died of is executed again in small pieces, then
+trace by trace, until it is known which one it was; that one is tried again as the policy says, and else reported as
+failed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import zmq
+
+from ppx_server.address import AddressTable
+from ppx_server.errors import (
+    ObservationError,
+    PPXError,
+    RemoteProtocolError,
+    SimulatorError,
+    SimulatorFailedError,
+    SimulatorStartError,
+)
+from ppx_server.failures import FailureTally, uncomputed
+from ppx_server.jobs import Job, Jobs
+from ppx_server.numbering import Numbering
+from ppx_server.observations import ObservationSet
+from ppx_server.protocol import BatchResult, Error, Event, FailureKind
+from ppx_server.trace import Ints, Status, TraceBatch, segment_sum
+from ppx_server.worker import Worker
+
+_WATCH_SECONDS = 0.1  # how often processes and deadlines are looked at
+_CREDITS = 2
+"""Batches in flight per simulator: one to execute and one to go on with while the result travels."""
+_BATCH_SECONDS, _SMALLEST_SECONDS = 0.02, 0.000_15
+"""What a batch should take, and what it should take at least: some times the cost of a message."""
+_BATCH_BYTES = 8 << 20
+_FIRST_BATCH = 16
+_PATIENCE = 20.0
+"""A batch is late if it takes `timeout` and so many times what it should."""
+
+
+@dataclass
+class Speed:
+    """What traces of one simulator cost, measured over the last batches.
+
+    Attributes:
+        seconds: Per trace in one simulator; None before the first batch.
+        num_bytes: Per trace in the result.
+    """
+
+    seconds: float | None = None
+    num_bytes: float = 0.0
+
+    def learn(self, num_traces: int, seconds: float, num_bytes: int) -> None:
+        """Takes in one batch."""
+        if num_traces == 0:
+            return
+        weight = 1.0 if self.seconds is None else 0.2
+        self.seconds = (1 - weight) * (self.seconds or 0.0) + weight * max(seconds / num_traces, 1e-9)
+        self.num_bytes = (1 - weight) * self.num_bytes + weight * num_bytes / num_traces
+
+    def batch_size(self, remaining: int, num_workers: int) -> int:
+        """How many of the remaining traces the next batch should hold."""
+        if self.seconds is None:
+            return max(1, min(_FIRST_BATCH, math.ceil(remaining / num_workers)))
+        share = math.ceil(remaining / (_CREDITS * num_workers))
+        worthwhile = int(_SMALLEST_SECONDS / self.seconds)
+        affordable = min(int(_BATCH_SECONDS / self.seconds), int(_BATCH_BYTES / max(self.num_bytes, 1.0)))
+        return max(1, min(affordable, max(share, worthwhile)))
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A simulator while jobs are executed."""
+
+    worker: Worker
+    numbering: Numbering
+    in_flight: deque[Job] = field(default_factory=deque)
+    num_batches: int = 0
+
+
+class BatchRun:
+    """One call of `execute`, for simulators that take batches.
+
+    Args:
+        jobs: What to execute.
+        observations: What to condition on, or None.
+        workers: Simulators, ready.
+        addresses: The controller's address table.
+        speed: What traces cost, kept between calls.
+        tally: Counts failures, kept between calls.
+        retries: How often a trace that a simulator died of is tried again.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        observations: ObservationSet | None,
+        workers: Sequence[Worker],
+        numberings: dict[Worker, Numbering],
+        *,
+        addresses: AddressTable,
+        speed: Speed,
+        tally: FailureTally,
+        retries: int,
+    ) -> None:
+        self._jobs = jobs
+        self._observations = observations
+        self._addresses = addresses
+        self._speed = speed
+        self._tally = tally
+        self._retries = retries
+        self._numberings = numberings
+        self._queue: deque[Job] = deque()
+        self._careful: deque[Job] = deque()
+        self._seats = {worker.socket: _Seat(worker, numberings[worker]) for worker in workers}
+        self._error: PPXError | None = None
+        self._poller = zmq.Poller()
+        for socket in self._seats:
+            self._poller.register(socket, zmq.POLLIN)
+
+    def loop(self) -> None:
+        """Executes everything; after an error what is under way is still finished.
+
+        Raises:
+            ObservationError: The simulator observes something that was not given.
+            SimulatorError: Too many traces failed, or no simulator can be started any more.
+        """
+        watch_at = time.monotonic() + _WATCH_SECONDS
+        self._assign()
+        while any(seat.in_flight or not seat.worker.ready for seat in self._seats.values()):
+            for socket, _ in self._poller.poll(int(_WATCH_SECONDS * 1000)):
+                self._receive(self._seats[socket])
+            self._assign()
+            if time.monotonic() > watch_at:
+                self._watch()
+                watch_at = time.monotonic() + _WATCH_SECONDS
+            if not self._work_left():
+                break
+        if self._error is not None:
+            raise self._error
+
+    def abandon(self) -> None:
+        """Gives up simulators that are still executing something."""
+        for seat in self._seats.values():
+            if seat.in_flight or not seat.worker.ready:
+                seat.worker.discard()
+
+    def _work_left(self) -> bool:
+        in_flight = any(seat.in_flight for seat in self._seats.values())
+        return in_flight or (self._error is None and bool(self._queue or self._careful))
+
+    # Handing out
+
+    def _assign(self) -> None:
+        """Gives every simulator that has credit something to do."""
+        if self._error is not None:
+            return
+        for credit in range(_CREDITS):
+            for seat in self._seats.values():
+                if not seat.worker.ready or len(seat.in_flight) > credit:
+                    continue
+                job = self._next_job(idle=not seat.in_flight, wary=any(j.caution for j in seat.in_flight))
+                if job is not None:
+                    self._send(seat, job)
+
+    def _next_job(self, *, idle: bool, wary: bool) -> Job | None:
+        if wary:
+            return None  # what it is executing may kill it: then it must be known what it was
+        if idle and self._careful:
+            job = self._careful[0]
+            size = 1 if job.caution > 1 else max(1, math.isqrt(len(job)))
+            return _take(self._careful, size if len(job) > 1 else 1)
+        if not self._queue:
+            more = self._jobs.next()
+            if more is None:
+                return None
+            self._queue.append(more)
+        remaining = sum(map(len, self._queue))
+        return _take(self._queue, self._speed.batch_size(remaining, len(self._seats)))
+
+    def _send(self, seat: _Seat, job: Job) -> None:
+        seat.num_batches += 1
+        event = seat.numbering.request(seat.num_batches, job.scripts, self._observations)
+        if not seat.in_flight:
+            self._expect(seat, job)
+        seat.in_flight.append(job)
+        seat.worker.send(event)
+
+    def _expect(self, seat: _Seat, job: Job) -> None:
+        usual = len(job) * (self._speed.seconds or 0.0)
+        seat.worker.expect(seat.worker.config.timeout + _PATIENCE * usual)
+
+    # Taking in
+
+    def _receive(self, seat: _Seat) -> None:
+        try:
+            while (event := seat.worker.receive()) is not None:
+                self._take_in(seat, event)
+        except SimulatorError as error:
+            self._lose(seat, error)
+
+    def _take_in(self, seat: _Seat, event: Event) -> None:
+        job = seat.in_flight[0]
+        if not isinstance(event, BatchResult):
+            what = event.message if isinstance(event, Error) else "it lost the conversation (Reset)"
+            raise SimulatorFailedError(f"{seat.worker} did not execute a batch: {what}{seat.worker.output()}")
+        try:
+            traces = seat.numbering.traces(event, job.scripts)
+        except RemoteProtocolError as error:
+            raise SimulatorFailedError(f"{seat.worker} broke off: {error}") from error
+        seat.in_flight.popleft()
+        if seat.in_flight:
+            self._expect(seat, seat.in_flight[0])
+        self._speed.learn(len(job), event.seconds, _num_bytes(event))
+        self._accept(job, self._checked(seat, event, traces))
+
+    def _checked(self, seat: _Seat, event: BatchResult, traces: TraceBatch) -> TraceBatch:
+        """Traces with NaN where none may be count as failed."""
+        for failure in event.failures:
+            if failure.kind is FailureKind.OBSERVATION and self._error is None:
+                self._error = ObservationError(failure.message)
+        undefined = _undefined(traces)
+        if not len(undefined):
+            return traces
+        status = traces.status.copy()
+        status[undefined] = Status.FAILED
+        reason = "the simulator reported a density or value that is NaN or infinite"
+        found = {int(i): reason for i in traces.index[undefined]}
+        return replace(traces, status=status, failures={**traces.failures, **found})
+
+    def _accept(self, job: Job, traces: TraceBatch) -> None:
+        failed = np.flatnonzero(traces.status == Status.FAILED)
+        errors = [
+            SimulatorFailedError(
+                f"the model failed: {traces.failures.get(index, 'no reason given')}",
+                seed=traces.seed,
+                index=index,
+            )
+            for index in traces.index[failed].tolist()
+        ]
+        self._tally.count(len(job), errors)
+        self._jobs.accept(job.slots, traces)
+        if errors:
+            self._error = self._error or self._tally.verdict(final=False)
+
+    # Losing
+
+    def _watch(self) -> None:
+        for seat in list(self._seats.values()):
+            if seat.in_flight or not seat.worker.ready:
+                try:
+                    seat.worker.watch()
+                except SimulatorError as error:
+                    self._lose(seat, error)
+
+    def _lose(self, seat: _Seat, error: SimulatorError) -> None:
+        """Replaces a simulator that crashed, hangs or talks nonsense; finds out which trace did it."""
+        del self._seats[seat.worker.socket]
+        self._poller.unregister(seat.worker.socket)
+        suspect = seat.in_flight.popleft() if seat.in_flight else None
+        self._queue.extendleft(seat.in_flight)
+        seat.in_flight.clear()
+        seat.worker.discard()
+        if suspect is not None:
+            self._suspect(suspect, seat.worker, error)
+        if isinstance(error, SimulatorStartError) or self._error is not None:
+            if not self._seats:
+                self._error = self._error or error
+            return
+        try:
+            seat.worker.start()
+        except SimulatorStartError as start_error:
+            if not self._seats:
+                self._error = self._error or start_error
+            return
+        seat.numbering = self._numberings[seat.worker] = Numbering(self._addresses)
+        seat.num_batches = 0
+        self._seats[seat.worker.socket] = seat
+        self._poller.register(seat.worker.socket, zmq.POLLIN)
+
+    def _suspect(self, job: Job, worker: Worker, error: SimulatorError) -> None:
+        if len(job) > 1:
+            self._careful.append(replace(job, caution=job.caution + 1))
+            return
+        scripts = job.scripts
+        located = worker.locate(error, scripts.seed, int(scripts.index[0]))
+        if job.attempts < self._retries:
+            self._careful.append(replace(job, caution=2, attempts=job.attempts + 1))
+            return
+        self._tally.count(1, [located])
+        self._jobs.accept(job.slots, uncomputed(scripts, self._addresses, str(error)))
+        self._error = self._error or self._tally.verdict(final=False)
+
+
+def _take(queue: deque[Job], size: int) -> Job:
+    """The first `size` traces of the first job in the queue."""
+    job = queue.popleft()
+    if len(job) <= size:
+        return job
+    queue.appendleft(job.part(size, len(job)))
+    return job.part(0, size)
+
+
+def _num_bytes(result: BatchResult) -> int:
+    """About the size of its message."""
+    tensors = sum(
+        t.data.nbytes + 24 * len(t.address) for t in (result.observations, result.tags, result.results)
+    )
+    return 37 * len(result.value) + result.params_data.nbytes + tensors
+
+
+def _undefined(traces: TraceBatch) -> Ints:
+    """Positions of traces that did not fail but have a log_prob of NaN or +inf, or a value that is not finite."""
+    observed = traces.observations.log_prob
+    if (traces.log_prob < np.inf).all() and (observed < np.inf).all() and np.isfinite(traces.value).all():
+        return np.empty(0, np.int64)
+    bad = (~(traces.log_prob < np.inf) | ~np.isfinite(traces.value)) & (traces.flags & 8 == 0)
+    count = segment_sum(bad.astype(np.float64), traces.offsets)
+    count += segment_sum((~(observed < np.inf)).astype(np.float64), traces.observations.offsets)
+    return np.flatnonzero((count > 0) & (traces.status != Status.FAILED))

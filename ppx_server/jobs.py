@@ -1,0 +1,259 @@
+"""Work for simulators that execute batches: scripts to send, and what becomes of the traces that come back.
+
+`PlainJobs` sends scripts as they are. `GuidedJobs` lets a guide foresee how traces go on, sends that, and sends those
+traces again of which it foresaw something else than what came: up to there they repeat what they did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppx_server.address import AddressTable
+from ppx_server.philox import Stream, normals
+from ppx_server.script import Otherwise, ScriptBatch, SpeculativeGuide, Tails
+from ppx_server.trace import DrawFlag, Floats, Ints, Status, TraceBatch, gather
+
+Number = TypeVar("Number", np.int32, np.float64)
+
+_WAVE = 1024
+"""Traces that a guide looks at in one pass: many enough for matrix products, few enough for its states."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Traces to execute.
+
+    Attributes:
+        slots: `(n,)` their rows in the result.
+        scripts: Their scripts.
+        caution: 0; 1 if a simulator died of a batch that they were part of; 2 if of a small one.
+        attempts: How often the simulator died of exactly this trace; for single traces.
+    """
+
+    slots: Ints
+    scripts: ScriptBatch
+    caution: int = 0
+    attempts: int = 0
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def part(self, start: int, stop: int) -> Job:
+        """Traces `start` to `stop - 1`."""
+        return replace(self, slots=self.slots[start:stop], scripts=self.scripts.part(start, stop))
+
+
+class Jobs(Protocol):
+    """Where jobs come from and results go."""
+
+    def next(self) -> Job | None:
+        """More traces to execute, or None if there are none before results come back."""
+
+    def accept(self, slots: Ints, traces: TraceBatch) -> int:
+        """Takes in executed traces; returns how many of them are finished."""
+
+    def finished(self) -> tuple[Ints, TraceBatch | None]:
+        """Slots of the finished traces, in order, and the traces; None if there are none."""
+
+
+class _Finished:
+    """Finished traces in pieces."""
+
+    def __init__(self) -> None:
+        self._slots: list[Ints] = []
+        self._traces: list[TraceBatch] = []
+
+    def add(self, slots: Ints, traces: TraceBatch) -> None:
+        if len(slots):
+            self._slots.append(slots)
+            self._traces.append(traces)
+
+    def joined(self) -> tuple[Ints, TraceBatch | None]:
+        """All of them in the order of their slots."""
+        if not self._slots:
+            return np.empty(0, np.int64), None
+        order = np.argsort([slots[0] for slots in self._slots], kind="stable")
+        slots = np.concatenate([self._slots[i] for i in order])
+        traces = TraceBatch.concatenate([self._traces[i] for i in order])
+        if (np.diff(slots) > 0).all():
+            return slots, traces
+        by_slot = np.argsort(slots, kind="stable")
+        return slots[by_slot], traces.select(by_slot)
+
+
+class PlainJobs:
+    """Scripts that need no guide.
+
+    Args:
+        scripts: K scripts, with ids of the executor's address table.
+    """
+
+    def __init__(self, scripts: ScriptBatch) -> None:
+        self._job: Job | None = Job(np.arange(len(scripts)), scripts) if len(scripts) else None
+        self._finished = _Finished()
+
+    def next(self) -> Job | None:
+        """All of them, once."""
+        job, self._job = self._job, None
+        return job
+
+    def accept(self, slots: Ints, traces: TraceBatch) -> int:
+        """See `Jobs.accept`."""
+        self._finished.add(slots, traces)
+        return len(slots)
+
+    def finished(self) -> tuple[Ints, TraceBatch | None]:
+        """See `Jobs.finished`."""
+        return self._finished.joined()
+
+
+class GuidedJobs:
+    """Scripts whose open draws a guide chooses, before the simulator gets there.
+
+    Args:
+        scripts: K scripts that say `Otherwise.ASK`, with ids of the executor's address table.
+        guide: Who chooses.
+        addresses: The executor's address table.
+    """
+
+    def __init__(self, scripts: ScriptBatch, guide: SpeculativeGuide, addresses: AddressTable) -> None:
+        self._scripts = scripts
+        self._guide = guide
+        self._next_slot = 0
+        self._in_flight = 0
+        self._returned: list[tuple[Ints, TraceBatch]] = []
+        self._num_returned = 0
+        self._finished = _Finished()
+        self._forced = np.diff(scripts.offsets)
+        guide.begin(len(scripts), addresses)
+
+    def next(self) -> Job | None:
+        """The next wave: of returned traces if there are enough of them or nothing else to do, else of new ones."""
+        while True:
+            fresh = len(self._scripts) - self._next_slot
+            if self._num_returned >= _WAVE or (self._returned and not fresh):
+                job = self._go_on()
+            elif fresh:
+                job = self._begin(min(_WAVE, fresh))
+            else:
+                return None
+            if job is not None:
+                self._in_flight += len(job)
+                return job
+
+    def accept(self, slots: Ints, traces: TraceBatch) -> int:
+        """See `Jobs.accept`; whether a trace is finished, the guide says later."""
+        self._in_flight -= len(slots)
+        failed = traces.status == Status.FAILED
+        if failed.any():
+            self._finished.add(slots[failed], traces.select(failed))
+            slots, traces = slots[~failed], traces.select(~failed)
+        if len(slots):
+            self._returned.append((slots, traces))
+            self._num_returned += len(slots)
+        return int(failed.sum())
+
+    def finished(self) -> tuple[Ints, TraceBatch | None]:
+        """See `Jobs.finished`."""
+        return self._finished.joined()
+
+    def _begin(self, count: int) -> Job:
+        start = self._next_slot
+        self._next_slot += count
+        slots = np.arange(start, start + count)
+        scripts = self._scripts.part(start, start + count)
+        if len(scripts.value):  # see first where its own choices lead
+            return Job(slots, scripts)
+        return Job(slots, _with_tails(scripts, self._guide.speculate(slots, None, self._normals)))
+
+    def _go_on(self) -> Job | None:
+        order = sorted(self._returned, key=lambda piece: int(piece[0][0]))
+        self._returned, self._num_returned = [], 0
+        slots = np.concatenate([slots for slots, _ in order])
+        traces = TraceBatch.concatenate([traces for _, traces in order])
+        tails = self._guide.speculate(slots, traces, self._normals)
+        complete = (traces.status == Status.OK) & (tails.holds == traces.length)
+        done = np.flatnonzero(complete)
+        if len(done):
+            self._finished.add(slots[done], self._settled(slots, traces, tails.log_ratio).select(done))
+        rest = np.flatnonzero(~complete)
+        if not len(rest):
+            return None
+        prefixes = _prefixes(traces, tails.holds, rest)
+        return Job(slots[rest], _with_tails(prefixes, _select(tails, rest)))
+
+    def _settled(self, slots: Ints, traces: TraceBatch, log_ratio: Floats) -> TraceBatch:
+        """Traces with the densities that their draws were chosen with, and with what the guide chose marked."""
+        forced = (traces.flags & DrawFlag.FORCED) != 0
+        before = np.cumsum(forced) - forced
+        first = np.repeat(before[np.minimum(traces.offsets[:-1], max(len(before) - 1, 0))], traces.length)
+        own = np.repeat(self._forced[slots], traces.length)
+        guided = forced & (before - first >= own)
+        flags = np.where(guided, traces.flags ^ (DrawFlag.FORCED | DrawFlag.GUIDED), traces.flags)
+        return replace(traces, log_q=traces.log_prob + log_ratio, flags=flags.astype(np.uint8))
+
+    def _normals(self, slots: Ints, start: int, count: int) -> Floats:
+        index, seed = self._scripts.index[slots], self._scripts.seed
+        both = [normals(seed, index, count, start=start, stream=s) for s in (Stream.DRAWS, Stream.PROPOSALS)]
+        return np.stack(both, axis=-1)
+
+
+def _prefixes(traces: TraceBatch, holds: Ints, rest: Ints) -> ScriptBatch:
+    """Scripts that repeat the first `holds` draws of traces; those that are not controlled repeat themselves."""
+    rows, offsets = gather(traces.offsets, rest)
+    position = np.arange(len(rows)) - np.repeat(offsets[:-1], np.diff(offsets))
+    kept = (position < np.repeat(holds[rest], np.diff(offsets))) & traces.controlled[rows]
+    count = np.concatenate([[0], np.cumsum(kept)])[offsets]
+    rows = rows[kept]
+    return ScriptBatch(
+        seed=traces.seed,
+        index=traces.index[rest],
+        offsets=count,
+        address_id=traces.address_id[rows],
+        instance=traces.instance[rows],
+        value=traces.value[rows],
+        z=traces.z[rows],
+        otherwise=Otherwise.ASK,
+    )
+
+
+def _select(tails: Tails, rest: Ints) -> Tails:
+    rows, offsets = gather(tails.offsets, rest)
+    columns = {name: getattr(tails, name)[rows] for name in ("address_id", "instance", "value", "z")}
+    return tails._replace(holds=tails.holds[rest], offsets=offsets, **columns)
+
+
+def _with_tails(scripts: ScriptBatch, tails: Tails) -> ScriptBatch:
+    """Scripts, each with a tail behind it."""
+    if not len(scripts.value):
+        return replace(
+            scripts,
+            offsets=tails.offsets,
+            address_id=tails.address_id,
+            instance=tails.instance,
+            value=tails.value,
+            z=tails.z,
+        )
+    own, more = np.diff(scripts.offsets), np.diff(tails.offsets)
+    offsets = np.concatenate([[0], np.cumsum(own + more)])
+    # Rows of the joined script come in turns from the scripts and from the tails.
+    lengths = np.stack([own, more], axis=1).ravel()
+    is_tail = np.repeat(np.tile([False, True], len(own)), lengths)
+
+    def joined(mine: NDArray[Number], theirs: NDArray[Number]) -> NDArray[Number]:
+        column = np.empty(len(is_tail), mine.dtype)
+        column[~is_tail], column[is_tail] = mine, theirs
+        return column
+
+    return replace(
+        scripts,
+        offsets=offsets,
+        address_id=joined(scripts.address_id, tails.address_id),
+        instance=joined(scripts.instance, tails.instance),
+        value=joined(scripts.value, tails.value),
+        z=joined(scripts.z, tails.z),
+    )

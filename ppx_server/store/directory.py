@@ -1,17 +1,22 @@
-"""The trace store: traces on disk, appended in shards, read back without copying.
+"""The trace store: traces on disk, appended in shards, read back by mapping them into memory.
 
 A store is a directory:
 
-    manifest.json         what the store holds: format version, model, seed, metadata, address table, list of shards
-    shard-000000.arrow    traces, as Arrow IPC files (see `ppx_server.store.shard`), never changed once written
-    .lock                 held by the process that appends
+    manifest.json            what the store holds: format version, model, fingerprint, seed, address table, shards
+    shard-000000.arrow       traces, as Arrow IPC files (see `ppx_server.store.shard`), never changed once written
+    tail-000001-1234.arrow   the first 1234 traces of a shard that is not full yet; the next flush replaces it
+    .lock                    held by the process that appends
 
-A shard is written under a temporary name, flushed to disk and renamed, and only then does a new manifest, written in
-the same way, mention it. Whenever the writer is killed, the store is that of the last complete `append`. Leftover
-temporary files are ignored, and removed by the next writer. Nothing here is ever unpickled.
+A file is written under a temporary name, flushed to disk and renamed, and only then does a new manifest, written in
+the same way, mention it. Whenever the writer is killed, the store is that of the last complete shard or `flush`. What
+it left over is ignored, and removed by the next writer. Nothing here is ever unpickled.
 
-Room for what comes later: unknown keys of the manifest are kept, a shard's manifest entry gives the range of
-its trace indices, and the version changes only if old readers would misread.
+The bytes of a store depend on the traces, their order and the metadata only: not on the batches in which they came,
+on the simulators that made them, nor on interruptions. Shards end at certain traces (`ppx_server.store.buffer`),
+addresses are numbered by first visit, and parameters are shared by a rule (`ppx_server.store.canonical`).
+
+Room for what comes later: unknown keys of the manifest are kept, and the version changes only if old readers would
+misread.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ from numpy.typing import ArrayLike
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
+from ppx_server.store import canonical
+from ppx_server.store.buffer import Buffer
 from ppx_server.store.manifest import (
     FORMAT,
     LOCK,
@@ -36,18 +43,19 @@ from ppx_server.store.manifest import (
     VERSION,
     Shard,
     acquire,
-    check_intact,
     checksum,
-    manifest_checksum,
     read_manifest,
+    remove_leftovers,
     settle,
+    write_manifest,
 )
-from ppx_server.store.shard import from_record_batch, read_record_batch, to_record_batch, write_record_batch
-from ppx_server.trace import Floats, Ids, LoopTable, Params, TensorTable, TraceBatch
+from ppx_server.store.reader import ShardReader, no_traces
+from ppx_server.store.shard import to_record_batch, widened, write_record_batch
+from ppx_server.trace import Floats, Status, TraceBatch
 
 
 class TraceStore:
-    """Traces of one model and seed on disk; made by `TraceStore.create` or `TraceStore.open`.
+    """Traces of one model and seed on disk; made by `TraceStore.create`, `TraceStore.resume` or `TraceStore.open`.
 
     Example:
         >>> import tempfile
@@ -63,25 +71,80 @@ class TraceStore:
         self._path = path
         self._manifest = manifest
         self._lock = lock
-        self._shards = [Shard.from_json(entry) for entry in manifest["shards"]]
+        self._shards = _shards(manifest)
         self._addresses = AddressTable.from_json(manifest["addresses"])
-        self._intact: set[int] = set()
+        self._reader = ShardReader(path, self._addresses)
+        self._buffer = Buffer(self._num_complete)
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], *, model_name: str = "", metadata: Mapping[str, Any] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model_name: str = "",
+        fingerprint: str = "",
+        metadata: Mapping[str, Any] | None = None,
     ) -> Self:
         """Makes a new store and opens it for appending.
 
         Args:
             path: Directory, which must not exist or be empty.
             model_name: Name of the model whose traces it will hold.
+            fingerprint: What changes whenever the model does, if it is known.
             metadata: Anything that JSON can say.
 
         Raises:
             StoreError: The directory holds something, cannot be written, or `metadata` is not JSON.
         """
+        about = {"model_name": model_name, "fingerprint": fingerprint, "metadata": dict(metadata or {})}
+        return cls._create(Path(path), {**about, "run": False, "seed": None})
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model_name: str,
+        fingerprint: str,
+        seed: int,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Opens the store of a run for appending, where the run ends (see `next_index`); makes it if there is none.
+
+        The store of a run takes traces in the order of their indices, from 0 and without gaps.
+
+        Args:
+            path: Directory, which must be the store of the same run, not exist or be empty.
+            model_name: Name of the model.
+            fingerprint: What changes whenever the model does, or nothing if it is not known.
+            seed: Seed of the run.
+            metadata: Anything that JSON can say, for a new store.
+
+        Raises:
+            StoreError: The store is that of another run, damaged or in use, or cannot be made.
+        """
         directory = Path(path)
+        about = {"model_name": model_name, "fingerprint": fingerprint, "seed": seed}
+        if not (directory / MANIFEST).exists():
+            return cls._create(directory, {**about, "run": True, "metadata": dict(metadata or {})})
+        store = cls.open(directory, mode="append")
+        differing = [
+            f"{name.replace('_', ' ')} is {store._manifest[name]!r} there and {wanted!r} here"
+            for name, wanted in {**about, "run": True}.items()
+            if store._manifest[name] != wanted
+        ]
+        if not store._manifest["run"]:
+            differing = ["it does not hold a run from its first trace on"]
+        if differing:
+            store.close()
+            raise StoreError(
+                f"cannot go on with the trace store at {directory}: {'; '.join(differing)}; "
+                "go on with the same simulator and seed, or write into a new store"
+            )
+        return store
+
+    @classmethod
+    def _create(cls, directory: Path, about: Mapping[str, Any]) -> Self:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             taken = (directory / MANIFEST).exists() or any(
@@ -99,9 +162,7 @@ class TraceStore:
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
-            "model_name": model_name,
-            "seed": None,
-            "metadata": dict(metadata or {}),
+            **about,
             "extra": [],
             "addresses": [],
             "shards": [],
@@ -123,17 +184,21 @@ class TraceStore:
             mode: "read", any number of processes at a time, or "append", one at a time.
 
         Raises:
-            StoreError: There is no store, it is damaged or of a newer format, or another process appends to it.
+            StoreError: There is no store, it is damaged or of another format, or another process appends to it.
         """
         directory = Path(path)
         manifest = read_manifest(directory)
         if mode == "read":
             return cls(directory, manifest, None)
         lock = acquire(directory)
-        # Again, under the lock: another writer may have finished in between.
-        store = cls(directory, read_manifest(directory), lock)
-        for leftover in directory.glob(f"*{PARTIAL}"):
-            leftover.unlink(missing_ok=True)
+        try:
+            # Again, under the lock: another writer may have finished in between.
+            store = cls(directory, read_manifest(directory), lock)
+            remove_leftovers(directory, store._shards)
+            store._refill()
+        except BaseException:
+            lock.close()
+            raise
         return store
 
     def __enter__(self) -> Self:
@@ -145,13 +210,21 @@ class TraceStore:
         self.close()
 
     def close(self) -> None:
-        """Lets other processes append. Batches already read stay valid."""
-        if self._lock is not None:
+        """Flushes what was appended and lets other processes append. Batches already read stay valid.
+
+        Raises:
+            StoreError: The disk is full.
+        """
+        if self._lock is None:
+            return
+        try:
+            self.flush()
+        finally:
             self._lock.close()
             self._lock = None
 
     def __len__(self) -> int:
-        """Number of traces."""
+        """Number of traces that are on disk."""
         return sum(s.num_traces for s in self._shards)
 
     def __repr__(self) -> str:
@@ -168,10 +241,25 @@ class TraceStore:
         return str(self._manifest["model_name"])
 
     @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model, empty if it is not known."""
+        return str(self._manifest["fingerprint"])
+
+    @property
     def seed(self) -> int | None:
-        """Seed of the traces; None before the first."""
+        """Seed of the traces; None if there is none yet."""
         seed: int | None = self._manifest["seed"]
         return seed
+
+    @property
+    def next_index(self) -> int:
+        """One more than the index of the last trace appended: where a run goes on."""
+        return self._buffer.next_index or (self._shards[-1].max_index + 1 if self._shards else 0)
+
+    @property
+    def num_failed(self) -> int:
+        """Number of traces on disk that failed."""
+        return sum(s.num_failed for s in self._shards)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -187,7 +275,9 @@ class TraceStore:
     @property
     def shards(self) -> tuple[Shard, ...]:
         """What the manifest says about each shard."""
-        return tuple(self._shards)
+        return self._shards
+
+    # Writing
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replaces the metadata.
@@ -199,11 +289,11 @@ class TraceStore:
         self._write_manifest({**self._manifest, "metadata": dict(metadata)})
 
     def append(self, batch: TraceBatch, *, extra: Mapping[str, ArrayLike] | None = None) -> None:
-        """Adds traces as one shard; when it returns, they are on disk.
+        """Adds traces. Those of full shards are on disk when it returns, the others after `flush` or `close`.
 
         Args:
             batch: K traces, of the same seed as those already there. Reasons of failures are kept for its own traces.
-            extra: Further float columns `(K,)`, such as log weights; the same names in every shard.
+            extra: Further float columns `(K,)`, such as log weights; the same names in every batch.
 
         Raises:
             StoreError: The store is not open for appending, the disk is full, or the batch does not fit the store.
@@ -211,12 +301,48 @@ class TraceStore:
         self._demand_writable()
         columns = {name: np.asarray(values, np.float64) for name, values in (extra or {}).items()}
         self._check_fits(batch, columns)
-        remap = np.array([self._addresses.intern(a) for a in batch.addresses], np.int32)
-        record = to_record_batch(batch, remap, columns)
-        file = f"shard-{len(self._shards):06d}.arrow"
+        self._manifest = {**self._manifest, "seed": batch.seed, "extra": list(columns)}
+        self._take(canonical.renumbered(batch, self._addresses), columns)
+
+    def flush(self) -> None:
+        """Writes what was appended to disk.
+
+        Raises:
+            StoreError: The store is not open for appending, or the disk is full.
+        """
+        self._demand_writable()
+        buffer, tail = self._buffer, self._shards[self._num_complete :]
+        if buffer.number < self._num_complete:  # an interruption came just after it was written
+            self._buffer = Buffer(self._num_complete)
+        elif not buffer.num_traces:
+            self._write_manifest(self._manifest)
+        elif buffer.full or not tail or tail[0].num_traces < buffer.num_traces:
+            self._write_shard(buffer)
+            if buffer.full:
+                self._buffer = Buffer(self._num_complete)
+            for shard in tail:
+                (self._path / shard.file).unlink(missing_ok=True)
+
+    def _take(self, batch: TraceBatch, columns: Mapping[str, Floats]) -> None:
+        """Fills the buffer, and writes it whenever it is full."""
+        sizes, start = canonical.sizes(batch), 0
+        if self._buffer.full:
+            self.flush()
+        while start < len(batch):
+            rest = np.arange(start, len(batch))
+            extra = {name: values[rest] for name, values in columns.items()}
+            start += self._buffer.add(batch.select(rest) if start else batch, extra, sizes[rest])
+            if self._buffer.full:
+                self.flush()
+
+    def _write_shard(self, buffer: Buffer) -> None:
+        batch, extra = buffer.merged()
+        file = f"shard-{buffer.number:06d}.arrow"
+        if not buffer.full:
+            file = f"tail-{buffer.number:06d}-{buffer.num_traces}.arrow"
         partial = self._path / f"{file}{PARTIAL}"
         try:
-            write_record_batch(record, partial)
+            write_record_batch(to_record_batch(batch, extra), partial)
             num_bytes, crc32 = partial.stat().st_size, checksum(partial)
             settle(partial, self._path / file)
         except OSError as error:
@@ -224,31 +350,37 @@ class TraceStore:
             raise StoreError(
                 f"cannot write {self._path / file}: {error}; the {len(self)} traces already in the store are safe"
             ) from error
-        index = (int(batch.index.min()), int(batch.index.max())) if len(batch) else (-1, -1)
-        shard = Shard(file, len(self), len(batch), *index, num_bytes, crc32)
-        self._write_manifest(
-            {
-                **self._manifest,
-                "seed": batch.seed,
-                "extra": list(columns),
-                "addresses": self._addresses.to_json(),
-                "shards": [*self._manifest["shards"], shard._asdict()],
-            }
+        shard = Shard(
+            file=file,
+            complete=buffer.full,
+            first=sum(s.num_traces for s in self._shards[: buffer.number]),
+            num_traces=len(batch),
+            num_failed=int((batch.status == Status.FAILED).sum()),
+            min_index=int(batch.index.min()),
+            max_index=int(batch.index.max()),
+            num_bytes=num_bytes,
+            crc32=crc32,
         )
-        self._shards.append(shard)
+        # Only those that traces on disk visit: the table holds those of traces that are still to be written as well.
+        used = max(canonical.num_addresses(batch), len(self._manifest["addresses"]))
+        shards = [*self._manifest["shards"][: buffer.number], shard._asdict()]
+        addresses = self._addresses.to_json()[:used]
+        self._write_manifest({**self._manifest, "addresses": addresses, "shards": shards})
+
+    # Reading
 
     def shard(self, number: int) -> TraceBatch:
-        """Traces of one shard, mapped into memory, read-only.
+        """Traces of one shard, read-only; what the file holds in full width is mapped into memory.
 
         Raises:
             StoreError: The shard is damaged.
             IndexError: There is no such shard.
         """
-        return self._load(number)[0]
+        return widened(self._reader.load(self._shards[number], self.seed or 0).traces)
 
     def shard_extra(self, number: int) -> dict[str, Floats]:
         """Extra columns of one shard, `(K,)` each; errors as for `shard`."""
-        return self._load(number)[1]
+        return dict(self._reader.load(self._shards[number], self.seed or 0).extra)
 
     def __iter__(self) -> Iterator[TraceBatch]:
         """The shards, one at a time: memory stays flat however large the store."""
@@ -258,7 +390,7 @@ class TraceStore:
     def read(self) -> TraceBatch:
         """All traces: mapped into memory if there is one shard, copied together if there are more."""
         if not self._shards:
-            return _no_traces(self._addresses, self.seed or 0)
+            return no_traces(self._addresses, self.seed or 0)
         return TraceBatch.concatenate(list(self))
 
     def read_extra(self) -> dict[str, Floats]:
@@ -266,22 +398,52 @@ class TraceStore:
         parts = [self.shard_extra(number) for number in range(len(self._shards))]
         return {name: np.concatenate([p[name] for p in parts]) for name in self._manifest["extra"]}
 
-    def _load(self, number: int) -> tuple[TraceBatch, dict[str, Floats]]:
-        shard = self._shards[number]
-        path = self._path / shard.file
-        try:
-            if number not in self._intact:
-                check_intact(path, shard)
-            batch, extra = from_record_batch(read_record_batch(path), self._addresses, self.seed or 0)
-            if len(batch) != shard.num_traces or sorted(extra) != sorted(self._manifest["extra"]):
-                raise StoreError("it holds something else than the manifest says")
-        except (StoreError, OSError) as error:
-            raise StoreError(
-                f"cannot read {path} (traces {shard.first} to {shard.first + shard.num_traces - 1}): {error}; "
-                "restore the file from a copy, or repeat the run into a new store"
-            ) from error
-        self._intact.add(number)
-        return batch, extra
+    def select(self, positions: ArrayLike) -> TraceBatch:
+        """Chosen traces, of which alone the files are read (after a first look at each shard, for its checksum).
+
+        Args:
+            positions: `(R,)` positions in the store, in the wanted order, repeats allowed.
+
+        Raises:
+            StoreError: A shard is damaged.
+            IndexError: There is no such trace.
+        """
+        wanted = np.asarray(positions, np.int64)
+        if len(wanted) == 0:
+            return no_traces(self._addresses, self.seed or 0)
+        return self._reader.select(self._shards, self.seed or 0, wanted)
+
+    def trace(self, index: int) -> TraceBatch:
+        """The trace with the given index, alone; the first one if there are several.
+
+        Raises:
+            StoreError: There is none, or its shard is damaged.
+        """
+        for shard in self._shards:
+            if shard.min_index <= index <= shard.max_index:
+                found = np.flatnonzero(self._reader.load(shard, self.seed or 0).traces.index == index)
+                if len(found):
+                    return self.select(shard.first + found[:1])
+        raise StoreError(
+            f"the trace store at {self._path} holds no trace with index {index}; its indices are "
+            + (
+                f"{min(s.min_index for s in self._shards)} to {self.next_index - 1}"
+                if self._shards
+                else "none"
+            )
+        )
+
+    # Inside
+
+    @property
+    def _num_complete(self) -> int:
+        return len(self._shards) - (1 if self._shards and not self._shards[-1].complete else 0)
+
+    def _refill(self) -> None:
+        """Takes the traces of a shard that is not full back into the buffer."""
+        for shard in self._shards[self._num_complete :]:
+            mapped = self._reader.load(shard, self.seed or 0)
+            self._take(widened(mapped.traces), mapped.extra)
 
     def _demand_writable(self) -> None:
         if self._lock is None:
@@ -292,15 +454,20 @@ class TraceStore:
 
     def _check_fits(self, batch: TraceBatch, columns: Mapping[str, Floats]) -> None:
         where = f"cannot append to the trace store at {self._path}: "
-        if self._shards and batch.seed != self.seed:
+        if self.seed not in (None, batch.seed):
             raise StoreError(
                 f"{where}it holds traces of seed {self.seed}, the batch is of seed {batch.seed}; "
                 "use one store per seed"
             )
-        if self._shards and sorted(columns) != sorted(self._manifest["extra"]):
+        if self.next_index and sorted(columns) != sorted(self._manifest["extra"]):
             raise StoreError(
                 f"{where}its extra columns are {self._manifest['extra']}, not {list(columns)}; "
                 "give the same columns with every batch"
+            )
+        if self._manifest["run"] and (batch.index != self.next_index + np.arange(len(batch))).any():
+            raise StoreError(
+                f"{where}it goes on with trace {self.next_index}, and the batch does not hold consecutive traces "
+                "from there; append the traces of a run in the order of their indices"
             )
         for name, values in columns.items():
             if values.shape != (len(batch),):
@@ -310,48 +477,10 @@ class TraceStore:
                 )
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
-        partial = self._path / f"{MANIFEST}{PARTIAL}"
-        try:
-            text = json.dumps({**manifest, "crc32": manifest_checksum(manifest)}, indent=1)
-            partial.write_text(text, encoding="ascii")
-            settle(partial, self._path / MANIFEST)
-        except (TypeError, ValueError) as error:
-            raise StoreError(
-                f"cannot write the metadata of the trace store at {self._path}: {error}; "
-                "use strings, numbers, booleans, None, lists and dicts with string keys"
-            ) from error
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise StoreError(
-                f"cannot write {self._path / MANIFEST}: {error}; the traces already in the store are safe"
-            ) from error
-        self._manifest = json.loads(text)
-        del self._manifest["crc32"]
+        written = write_manifest(self._path, manifest)
+        shards = _shards(written)
+        self._manifest, self._shards = written, shards
 
 
-def _no_traces(addresses: AddressTable, seed: int) -> TraceBatch:
-    ids: Ids = np.empty(0, np.int32)
-    flags = np.empty(0, np.uint8)
-    none: Floats = np.empty(0)
-    offsets = np.zeros(1, np.int64)
-    table = TensorTable.empty(0)
-    return TraceBatch(
-        addresses=addresses,
-        seed=seed,
-        index=np.empty(0, np.int64),
-        status=flags,
-        offsets=offsets,
-        address_id=ids,
-        instance=ids,
-        params_id=ids,
-        params=Params(none, offsets),
-        value=none,
-        z=none,
-        log_prob=none,
-        log_q=none,
-        flags=flags,
-        observations=table,
-        tags=table,
-        results=table,
-        loops=LoopTable.empty(0),
-    )
+def _shards(manifest: Mapping[str, Any]) -> tuple[Shard, ...]:
+    return tuple(Shard.from_json(entry) for entry in manifest["shards"])

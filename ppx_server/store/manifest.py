@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
@@ -14,7 +14,8 @@ from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
 
 FORMAT = "ppx-trace-store"
-VERSION = 1
+VERSION = 2
+"""1 had no rejection loops, and shards of any length."""
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 PARTIAL = ".partial"
@@ -25,17 +26,21 @@ class Shard(NamedTuple):
 
     Attributes:
         file: File name within the store's directory.
+        complete: It will not change any more; the last shard may grow.
         first: Position of its first trace in the store.
         num_traces: Number of traces.
-        min_index: Smallest trace index, or -1 for an empty shard.
-        max_index: Largest trace index, or -1 for an empty shard.
+        num_failed: How many of them failed.
+        min_index: Smallest trace index.
+        max_index: Largest trace index.
         num_bytes: Size of the file.
         crc32: Checksum of the file.
     """
 
     file: str
+    complete: bool
     first: int
     num_traces: int
+    num_failed: int
     min_index: int
     max_index: int
     num_bytes: int
@@ -44,7 +49,8 @@ class Shard(NamedTuple):
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
         """The entry of a manifest; keys of later versions are passed over."""
-        return cls(str(entry["file"]), *(int(entry[name]) for name in cls._fields[1:]))
+        numbers = (int(entry[name]) for name in cls._fields[2:])
+        return cls(str(entry["file"]), bool(entry["complete"]), *numbers)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -65,12 +71,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if manifest.get("version") != VERSION:
         raise StoreError(
             f"{path} has format version {manifest.get('version')!r}, this program reads version {VERSION}; "
-            "use the version of ppx that wrote it"
+            "read it with the version of ppx that wrote it, or repeat the run into a new store"
         )
     if manifest.pop("crc32", None) != manifest_checksum(manifest):
         raise StoreError(f"{path} is damaged (its checksum does not match); restore it from a copy")
     try:
         AddressTable.from_json(manifest["addresses"])
+        _ = [manifest[key] for key in ("model_name", "fingerprint", "seed", "run", "metadata", "extra")]
         shards = [Shard.from_json(entry) for entry in manifest["shards"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
@@ -82,6 +89,44 @@ def read_manifest(directory: Path) -> dict[str, Any]:
                 f"{path} names a shard outside the store, {shard.file!r}; do not trust this file"
             )
     return manifest
+
+
+def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces a store's manifest in one atomic step.
+
+    Returns:
+        The manifest as it will be read.
+
+    Raises:
+        StoreError: It cannot be written, or holds what JSON cannot say.
+    """
+    partial = directory / f"{MANIFEST}{PARTIAL}"
+    try:
+        text = json.dumps({**manifest, "crc32": manifest_checksum(manifest)}, indent=1)
+        partial.write_text(text, encoding="ascii")
+        settle(partial, directory / MANIFEST)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"cannot write the metadata of the trace store at {directory}: {error}; "
+            "use strings, numbers, booleans, None, lists and dicts with string keys"
+        ) from error
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(
+            f"cannot write {directory / MANIFEST}: {error}; the traces already in the store are safe"
+        ) from error
+    written: dict[str, Any] = json.loads(text)
+    del written["crc32"]
+    return written
+
+
+def remove_leftovers(directory: Path, shards: Iterable[Shard]) -> None:
+    """Removes the files that a killed writer left behind; only for the holder of the lock."""
+    known = {shard.file for shard in shards}
+    for pattern in (f"*{PARTIAL}", "shard-*.arrow", "tail-*.arrow"):
+        for path in directory.glob(pattern):
+            if path.name not in known:
+                path.unlink(missing_ok=True)
 
 
 def manifest_checksum(manifest: Mapping[str, Any]) -> int:

@@ -16,6 +16,7 @@ ADDRESSES = (
     Address("y", "y", "Normal", (3,)),
     Address("étape", "étape", "", ()),
     Address("", "", "", (2,)),
+    Address("detector/accept", "accept", "", ()),
 )
 
 
@@ -32,14 +33,31 @@ def _tensors(rng: np.random.Generator, num_traces: int, address_id: int, size: i
     )
 
 
+def _loops(rng: np.random.Generator, lengths: np.ndarray) -> LoopTable:
+    counts = rng.integers(0, 3, len(lengths))
+    begin = rng.integers(0, 5, int(counts.sum()))
+    end = begin + rng.integers(0, 3, len(begin))
+    return LoopTable(
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        address_id=np.full(len(begin), 5, np.int32),
+        begin=begin.astype(np.int32),
+        end=end.astype(np.int32),
+    )
+
+
 @pytest.fixture
 def make_traces() -> MakeTraces:
     """Makes K traces of random length with every column filled, the first draw of each -inf or NaN now and then."""
 
     def make(
-        num_traces: int, *, first: int = 0, seed: int = 7, addresses: AddressTable | None = None
+        num_traces: int,
+        *,
+        first: int = 0,
+        seed: int = 7,
+        addresses: AddressTable | None = None,
+        result_size: int = 2,
     ) -> TraceBatch:
-        rng = np.random.default_rng(first + 1)
+        rng = np.random.default_rng([first, seed])
         counts = rng.integers(0, 5, num_traces)
         rows = int(counts.sum())
         status = rng.integers(0, 2, num_traces).astype(np.uint8)
@@ -64,8 +82,8 @@ def make_traces() -> MakeTraces:
             flags=rng.integers(0, 8, rows).astype(np.uint8),
             observations=_tensors(rng, num_traces, 2, 3),
             tags=_tensors(rng, num_traces, 3, 1),
-            results=_tensors(rng, num_traces, 4, 2),
-            loops=LoopTable.empty(num_traces),
+            results=_tensors(rng, num_traces, 4, result_size),
+            loops=_loops(rng, counts),
             failures={int(i): f"trace {i} fell over" for i in index[status == Status.FAILED]},
         )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from ppx_server.errors import LocalProtocolError, RemoteProtocolError
 from ppx_server.protocol.decoder import decode
 from ppx_server.protocol.encoder import encode
-from ppx_server.protocol.events import Event, Handshake, HandshakeResult, Sample
-from ppx_server.protocol.states import Role, State, Step, steps
+from ppx_server.protocol.events import BatchResult, Event, Handshake, HandshakeResult, RunBatch, Sample
+from ppx_server.protocol.states import BATCH_ANSWERS, Role, State, Step, steps
 
 _STEPS = {role: steps(role) for role in Role}
+_COUNTED = BATCH_ANSWERS | {RunBatch, Handshake, HandshakeResult}  # these change more than the state
 
 # A simulator asks the same questions again and again: draws with constant parameters are byte-identical messages.
 _KEPT_MESSAGES = 2048
@@ -34,11 +36,17 @@ class Connection:
         self._step: Step = _STEPS[self.role][State.IDLE]
         self.peer_capabilities: frozenset[str] = frozenset()
         """The extensions of PPX 1.0 that the peer announced in its handshake."""
+        self._outstanding: deque[tuple[int, int]] = deque()  # number and K of each batch, oldest first
 
     @property
     def state(self) -> State:
         """Where the conversation stands."""
         return self._step.state
+
+    @property
+    def outstanding(self) -> int:
+        """How many batches have not been answered."""
+        return len(self._outstanding)
 
     def receive(self, data: bytes) -> Event:
         """Takes in one message.
@@ -47,35 +55,68 @@ class Connection:
             What it says. Byte-identical draws may be the same object.
 
         Raises:
-            RemoteProtocolError: The bytes are no message, or one that the state does not allow. The connection is
-                then in state ERROR.
+            RemoteProtocolError: The bytes are no message, or one that the state does not allow, or an answer to another
+                batch than the oldest outstanding one. The connection is then in state ERROR.
         """
-        event: Event | None = self._kept.get(data)
+        event: Event | None = self._kept.get(data) if len(data) <= _KEPT_BYTES else None
         if event is None:
             event = self._decode(data)
-        step = self._step.receivable.get(type(event))
-        if step is None:
-            refusal = RemoteProtocolError(self._refusal("received", event))
+        kind = type(event)
+        step = self._step.receivable.get(kind)
+        refusal = self._refusal("received", event) if step is None else ""
+        if not refusal and kind in BATCH_ANSWERS:
+            refusal = self._mismatch(event)
+        if refusal or step is None:
             self._step = _STEPS[self.role][State.ERROR]
-            raise refusal
-        self._step = step
-        if type(event) is Handshake or type(event) is HandshakeResult:
-            self.peer_capabilities = frozenset(event.capabilities)
+            raise RemoteProtocolError(refusal)
+        self._step = self._count(event, step) if kind in _COUNTED else step
+        if kind is Handshake or kind is HandshakeResult:
+            self.peer_capabilities = frozenset(event.capabilities)  # type: ignore[union-attr]
         return event
 
     def send(self, event: Event) -> bytes:
         """Gives the bytes of one message to send.
 
         Raises:
-            LocalProtocolError: The state does not allow it, or the peer does not understand it (`encode`). The state
-                stays what it was.
+            LocalProtocolError: The state does not allow it, it answers another batch than the oldest outstanding one,
+                or the peer does not understand it (`encode`). The state stays what it was.
         """
         step = self._step.sendable.get(type(event))
         if step is None:
             raise LocalProtocolError(self._refusal("cannot send", event))
+        if type(event) is BatchResult and (refusal := self._mismatch(event)):
+            raise LocalProtocolError(refusal)
         data = encode(event, self.peer_capabilities)
-        self._step = step
+        self._step = self._count(event, step) if type(event) in _COUNTED else step
         return data
+
+    def _mismatch(self, event: Event) -> str:
+        """What is wrong with an event as the answer to the oldest outstanding batch; empty if nothing is."""
+        if not self._outstanding:
+            if self._step.state is State.GREETING:
+                return self._refusal("received", event) + "; no batch is outstanding"
+            return ""  # it ends a Run
+        batch, count = self._outstanding[0]
+        if type(event) is BatchResult and (event.batch, len(event.status)) != (batch, count):
+            return (
+                f"a BatchResult for {len(event.status)} executions of batch {event.batch} answers the RunBatch "
+                f"for {count} of batch {batch}; batches are answered in the order in which they were sent"
+            )
+        return ""
+
+    def _count(self, event: Event, step: Step) -> Step:
+        """Counts the batches that are outstanding; gives the state that this leads to."""
+        outstanding = self._outstanding
+        if type(event) is RunBatch:
+            outstanding.append((event.batch, len(event.index)))
+        elif type(event) is HandshakeResult or (type(event) is Handshake and self.role is Role.SIMULATOR):
+            outstanding.clear()
+        elif type(event) is not Handshake:  # an answer
+            if outstanding and self._step.state is not State.ERROR:
+                outstanding.popleft()
+            if outstanding and step.state is State.READY:
+                return _STEPS[self.role][State.BATCHING]
+        return step
 
     def _decode(self, data: bytes) -> Event:
         try:

@@ -6,29 +6,34 @@ from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ppx_server.errors import LocalProtocolError
+from ppx_server.protocol.batch_encoder import batch_result, run_batch
+from ppx_server.protocol.capabilities import check_family, check_message
 from ppx_server.protocol.events import (
     CAPABILITIES,
+    BatchResult,
     Error,
     Event,
     Handshake,
     HandshakeResult,
     Observe,
     ObserveResult,
+    Rejection,
+    RejectionResult,
     Reset,
     Run,
+    RunBatch,
     RunResult,
     Sample,
     SampleResult,
+    Shutdown,
+    ShutdownResult,
     Tag,
     TagResult,
     Tensor,
     WireDistribution,
 )
-from ppx_server.protocol.layout import Field, Shape, Strings, Table, TensorOf, head, scalars, vectors
+from ppx_server.protocol.layout import Field, Shape, Strings, Table, TensorOf, doubles, head, scalars, vectors
 from ppx_server.protocol.wire import FAMILY_CODES, MESSAGE_CODES, PARAM_NAMES, REQUIRED_CAPABILITY
 
 _KEPT_HEADS = 2048
@@ -43,11 +48,13 @@ def encode(event: Event, peer_capabilities: Collection[str] = CAPABILITIES) -> b
 
     Raises:
         LocalProtocolError: The event uses an extension that the receiver has not announced, or it is no event that
-            can be sent (unknown family, wrong number of parameters, too large, not numbers).
+            can be sent (unknown family, wrong number of parameters, too large, not numbers, columns that do not fit).
     """
     writer = _WRITERS.get(type(event))
     if writer is None:
         raise LocalProtocolError(f"{event!r} of type {type(event).__name__} is no PPX event")
+    if type(event) in _EXTENSIONS:
+        check_message(type(event).__name__, peer_capabilities)
     return writer(event, peer_capabilities)
 
 
@@ -79,21 +86,13 @@ def _observe_head(
     return _message(Observe, address, name, FAMILY_CODES[family], distribution, _tensor(value))
 
 
-def _array(value: Tensor, what: str) -> NDArray[np.float64]:
-    """The value as a C-contiguous array of little-endian doubles, of the same shape."""
-    try:
-        return np.asarray(value, "<f8", order="C")
-    except (TypeError, ValueError) as error:
-        raise LocalProtocolError(f"{what} cannot be sent as a tensor of doubles: {error}") from error
-
-
 def _with_value(kind: type[Event], strings: tuple[str, ...], value: Tensor | None, what: str) -> bytes:
     code = MESSAGE_CODES[kind]
     if type(value) is float:
         return _value_head(code, strings, ()) + scalars(value)
     if value is None:
         return _value_head(code, strings, None)
-    array = _array(value, what)
+    array = doubles(value, what)
     return b"".join([_value_head(code, strings, array.shape), *vectors([array])])
 
 
@@ -101,21 +100,12 @@ def _check_distribution(
     distribution: WireDistribution, address: str, peer_capabilities: Collection[str]
 ) -> None:
     family = distribution.family
-    names = PARAM_NAMES.get(family)
-    if names is None:
-        known = ", ".join(PARAM_NAMES)
-        raise LocalProtocolError(f"unknown family {family!r} at address {address!r}; PPX knows {known}")
+    check_family(family, address, peer_capabilities)
+    names = PARAM_NAMES[family]
     if len(distribution.params) != len(names):
         raise LocalProtocolError(
             f"{family} at address {address!r} has {len(distribution.params)} parameters; "
             f"it takes {len(names)}: {', '.join(names)}"
-        )
-    needed = REQUIRED_CAPABILITY.get(family)
-    if needed is not None and needed not in peer_capabilities:
-        raise LocalProtocolError(
-            f"the peer does not understand the family {family} (address {address!r}): it has not announced "
-            f"the capability {needed!r}, as PPX 1.0 systems do not; use a family of PPX 1.0 here, or a controller "
-            "that has it"
         )
 
 
@@ -126,7 +116,7 @@ def _sample(event: Sample, peer_capabilities: Collection[str]) -> bytes:
     if all(type(p) is float for p in params):
         shapes: tuple[Shape, ...] = ((),) * len(params)
         return _sample_head(address, name, family, control, shapes) + scalars(*params)  # type: ignore[arg-type]
-    arrays = [_array(p, f"a parameter of {family} at address {address!r}") for p in params]
+    arrays = [doubles(p, f"a parameter of {family} at address {address!r}") for p in params]
     shapes = tuple(a.shape for a in arrays)
     return b"".join([_sample_head(address, name, family, control, shapes), *vectors(arrays)])
 
@@ -135,11 +125,11 @@ def _observe(event: Observe, peer_capabilities: Collection[str]) -> bytes:
     address, name, distribution, value = event
     _check_distribution(distribution, address, peer_capabilities)
     family, params = distribution
-    arrays = [_array(p, f"a parameter of {family} at address {address!r}") for p in params]
+    arrays = [doubles(p, f"a parameter of {family} at address {address!r}") for p in params]
     shapes = tuple(a.shape for a in arrays)
     value_shape = None
     if value is not None:
-        arrays.append(_array(value, f"the value observed at address {address!r}"))
+        arrays.append(doubles(value, f"the value observed at address {address!r}"))
         value_shape = arrays[-1].shape
     return b"".join([_observe_head(address, name, family, shapes, value_shape), *vectors(arrays)])
 
@@ -172,11 +162,6 @@ def _tag(event: Tag, peer_capabilities: Collection[str]) -> bytes:
 
 
 def _error(event: Error, peer_capabilities: Collection[str]) -> bytes:
-    if "error" not in peer_capabilities:
-        raise LocalProtocolError(
-            "the controller does not understand Error: it has not announced the capability 'error', as PPX 1.0 "
-            "controllers do not; send Reset()"
-        )
     return _message(Error, event.message)
 
 
@@ -185,7 +170,14 @@ def _handshake(event: Handshake, peer_capabilities: Collection[str]) -> bytes:
 
 
 def _handshake_result(event: HandshakeResult, peer_capabilities: Collection[str]) -> bytes:
-    return _message(HandshakeResult, event.system_name, event.model_name, _capabilities(event.capabilities))
+    system_name, model_name, capabilities, fingerprint = event
+    # to PPX 1.0 controllers it would mean nothing
+    known = fingerprint if fingerprint and peer_capabilities else None
+    return _message(HandshakeResult, system_name, model_name, _capabilities(capabilities), known)
+
+
+def _rejection(event: Rejection, peer_capabilities: Collection[str]) -> bytes:
+    return _message(Rejection, event.address, event.name, int(event.begin))
 
 
 def _capabilities(capabilities: tuple[str, ...]) -> Strings | None:
@@ -213,4 +205,11 @@ _WRITERS: dict[type[Event], Callable[[Any, Collection[str]], bytes]] = {
     TagResult: _constant(TagResult),
     Reset: _constant(Reset),
     Error: _error,
+    RunBatch: run_batch,
+    BatchResult: batch_result,
+    Rejection: _rejection,
+    RejectionResult: _constant(RejectionResult),
+    Shutdown: _constant(Shutdown),
+    ShutdownResult: _constant(ShutdownResult),
 }
+_EXTENSIONS = frozenset(message for message in _WRITERS if message.__name__ in REQUIRED_CAPABILITY)

@@ -165,7 +165,7 @@ class RunBatch(NamedTuple):
 
     batch: int
     seed: int
-    index: NDArray[np.uint64]
+    index: NDArray[np.uint64]  # type: ignore[assignment]  # a column, where tuples have a method
     ask: bool
     offsets: Ids
     address: Ids

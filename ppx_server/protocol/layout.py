@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.errors import LocalProtocolError
+from ppx_server.protocol.events import Tensor
 from ppx_server.protocol.wire import MAX_BYTES, MAX_DIMENSIONS
 
 Shape = tuple[int, ...]
@@ -26,6 +27,18 @@ class Table(NamedTuple):
     """A table, its fields in the order of the schema; None for an absent one, int for a byte."""
 
     fields: tuple[Field, ...]
+
+
+class Tables(NamedTuple):
+    """A vector of tables."""
+
+    values: tuple[Table, ...]
+
+
+class Word(NamedTuple):
+    """A signed 32-bit number."""
+
+    value: int
 
 
 class TensorOf(NamedTuple):
@@ -40,21 +53,27 @@ class Strings(NamedTuple):
     values: tuple[str, ...]
 
 
+class Integers(NamedTuple):
+    """A vector of signed 32-bit numbers, such as a shape."""
+
+    values: Shape
+
+
 class _Doubles(NamedTuple):
     size: int
 
 
-class _Integers(NamedTuple):
-    values: Shape
-
-
-Field = None | int | str | Table | TensorOf | Strings | _Doubles | _Integers
+Field = None | int | str | Table | Tables | Word | TensorOf | Strings | Integers | _Doubles
 
 _SCALARS = tuple(Struct("<" + "xxxxId" * n).pack for n in range(6))
 
 
-def head(root: Table) -> bytes:
+def head(root: Table | Tables) -> bytes:
     """The message without the data vectors of its tensors, which `vectors` makes.
+
+    Args:
+        root: The root table, or a vector of tables for a larger message. Such a part has no reference to its root; its
+            place must be aligned to 8 bytes, and so is its end.
 
     Raises:
         LocalProtocolError: The message would be too large, or a string cannot be encoded.
@@ -66,7 +85,21 @@ def head(root: Table) -> bytes:
             f"a string cannot be sent as UTF-8: {error}; remove its surrogates"
         ) from error
     except struct.error as error:
-        raise LocalProtocolError(f"a tensor's shape does not fit PPX's 32-bit integers: {error}") from error
+        raise LocalProtocolError(
+            f"a shape or a number does not fit PPX's 32-bit integers: {error}"
+        ) from error
+
+
+def doubles(value: Tensor, what: str) -> NDArray[np.float64]:
+    """A tensor as a C-contiguous array of little-endian doubles, of the same shape.
+
+    Raises:
+        LocalProtocolError: The value is not numbers.
+    """
+    try:
+        return np.asarray(value, "<f8", order="C")
+    except (TypeError, ValueError) as error:
+        raise LocalProtocolError(f"{what} cannot be sent as a tensor of doubles: {error}") from error
 
 
 def scalars(*values: float) -> bytes:
@@ -90,11 +123,15 @@ def vectors(arrays: Sequence[NDArray[np.float64]]) -> list[bytes | memoryview]:
 class _Head:
     """A head in the making."""
 
-    def __init__(self, root: Table) -> None:
-        self._buffer = bytearray(4)
+    def __init__(self, root: Table | Tables) -> None:
+        self._buffer = bytearray()
         self._vtables: dict[bytes, int] = {}
         self._doubles: list[tuple[int, int]] = []
-        self._refer(0, root)
+        if isinstance(root, Tables):
+            self._references(root.values)
+        else:
+            self._buffer += bytes(4)
+            self._refer(0, root)
 
     def finish(self) -> bytes:
         """The head, its references to the data vectors filled in."""
@@ -120,9 +157,9 @@ class _Head:
             return
         if isinstance(target, str):
             position = self._string(target)
-        elif isinstance(target, Strings):
-            position = self._strings(target.values)
-        elif isinstance(target, _Integers):
+        elif isinstance(target, Strings | Tables):
+            position = self._references(target.values)
+        elif isinstance(target, Integers):
             position = len(self._buffer)
             self._buffer += pack(f"<I{len(target.values)}i", len(target.values), *target.values)
         else:
@@ -137,7 +174,7 @@ class _Head:
         self._align(4)
         return position
 
-    def _strings(self, values: tuple[str, ...]) -> int:
+    def _references(self, values: tuple[str | Table, ...]) -> int:
         position = len(self._buffer)
         self._buffer += pack("<I", len(values)) + bytes(4 * len(values))
         for i, value in enumerate(values):
@@ -145,7 +182,7 @@ class _Head:
         return position
 
     def _table(self, fields: tuple[Field, ...]) -> int:
-        """References come first, then bytes, so that nothing but the end needs padding."""
+        """References and words come first, then bytes, so that nothing but the end needs padding."""
         entries, end = [0] * len(fields), 4
         for i, field in enumerate(fields):
             if field is not None and not isinstance(field, int):
@@ -160,6 +197,8 @@ class _Head:
         for entry, field in zip(entries, fields, strict=True):
             if isinstance(field, int):
                 self._buffer[position + entry] = field
+            elif isinstance(field, Word):
+                pack_into("<i", self._buffer, position + entry, field.value)
             elif field is not None:
                 self._refer(position + entry, field)
         return position
@@ -177,4 +216,4 @@ class _Head:
 def _tensor(shape: Shape) -> tuple[Field, ...]:
     if len(shape) > MAX_DIMENSIONS:
         raise LocalProtocolError(f"a tensor of {len(shape)} axes; at most {MAX_DIMENSIONS} can be sent")
-    return _Doubles(prod(shape)), _Integers(shape)
+    return _Doubles(prod(shape)), Integers(shape)

@@ -5,24 +5,34 @@ Theory of operation
 
 A conversation has one state, which both peers follow, each from what it has sent and received. Every type of event
 has one sender, so one table serves both roles: an event that is legal in a state is sendable for the role that sends
-events of this type and receivable for the other. All of a state's events have the same sender, which makes requests
-and replies alternate, as the sockets underneath require (ZeroMQ REQ and REP).
+events of this type and receivable for the other. But for BATCHING, all of a state's events have the same sender:
+requests and replies alternate, as ZeroMQ's REQ and REP require, which PPX 1.0 uses.
 
-              Handshake            HandshakeResult                 Run
-    IDLE ----------------> GREETING --------------> READY -------------------> RUNNING
-                                                      ^   RunResult, Reset, Error |  ^
-                                                      +---------------------------+  |
-                                   Sample -> SAMPLING -> SampleResult ---------------+
-                                   Observe -> OBSERVING -> ObserveResult ------------+
-                                   Tag -> TAGGING -> TagResult ----------------------+
+              Handshake            HandshakeResult                   Run
+    IDLE ----------------> GREETING --------------> READY -----------------------> RUNNING
+     ^                                              | ^ ^   RunResult, Reset, Error |  ^
+     |                                              | | +---------------------------+  |
+     |   ShutdownResult             Shutdown        | |   Sample -> SAMPLING -> SampleResult ----------+
+     +---------------- ENDING <---------------------+ |   Observe -> OBSERVING -> ObserveResult -------+
+                                                    | |   Tag -> TAGGING -> TagResult -----------------+
+                                           RunBatch | |   Rejection -> MARKING -> RejectionResult -----+
+                                                    v |
+                                                 BATCHING
+
+Batches do not alternate. In BATCHING the controller may send more of them, and the simulator answers them in the order
+in which they were sent, each by BatchResult, Error or Reset. The state is left when none is outstanding; which these
+are is for the `Connection` to count.
 
 Beyond the table:
 
-- The controller may start over whenever it is its turn. A new controller knows nothing of the old one's conversation,
-  so the simulator accepts a Handshake in every state, and abandons the trace that was running.
+- The controller may start over whenever it is its turn, and while batches are outstanding. A new controller knows
+  nothing of the old one's conversation, so the simulator accepts a Handshake in every state, and abandons the trace
+  that was running.
+- Answers to batches that were outstanding when the controller began again may still be on their way: the controller
+  accepts them in GREETING.
 - A peer that receives what is no message, or what the state does not allow, enters ERROR. From there a simulator may
-  say so (Reset, or Error if the controller understands it), which ends the trace and makes it READY again; the
-  controller drops the connection and starts afresh (`Connection.reset`).
+  say so (Reset, or Error if the controller understands it), which ends the trace and makes it READY again (or BATCHING,
+  where earlier batches are outstanding); the controller drops the connection and starts afresh (`Connection.reset`).
 """
 
 from __future__ import annotations
@@ -31,17 +41,23 @@ from collections.abc import Mapping
 from enum import Enum
 
 from ppx_server.protocol.events import (
+    BatchResult,
     Error,
     Event,
     Handshake,
     HandshakeResult,
     Observe,
     ObserveResult,
+    Rejection,
+    RejectionResult,
     Reset,
     Run,
+    RunBatch,
     RunResult,
     Sample,
     SampleResult,
+    Shutdown,
+    ShutdownResult,
     Tag,
     TagResult,
 )
@@ -64,21 +80,30 @@ class State(Enum):
     SAMPLING = "sampling"
     OBSERVING = "observing"
     TAGGING = "tagging"
+    MARKING = "marking"
+    BATCHING = "batching"
+    ENDING = "ending"
     ERROR = "error"
 
 
 SENT_BY_CONTROLLER: frozenset[type[Event]] = frozenset(
-    {Handshake, Run, SampleResult, ObserveResult, TagResult}
+    {Handshake, Run, SampleResult, ObserveResult, TagResult, RunBatch, RejectionResult, Shutdown}
 )
 
 TRANSITIONS: Mapping[State, Mapping[type[Event], State]] = {
     State.IDLE: {Handshake: State.GREETING},
     State.GREETING: {HandshakeResult: State.READY},
-    State.READY: {Run: State.RUNNING, Handshake: State.GREETING},
+    State.READY: {
+        Run: State.RUNNING,
+        RunBatch: State.BATCHING,
+        Shutdown: State.ENDING,
+        Handshake: State.GREETING,
+    },
     State.RUNNING: {
         Sample: State.SAMPLING,
         Observe: State.OBSERVING,
         Tag: State.TAGGING,
+        Rejection: State.MARKING,
         RunResult: State.READY,
         Reset: State.READY,
         Error: State.READY,
@@ -86,8 +111,21 @@ TRANSITIONS: Mapping[State, Mapping[type[Event], State]] = {
     State.SAMPLING: {SampleResult: State.RUNNING, Handshake: State.GREETING},
     State.OBSERVING: {ObserveResult: State.RUNNING, Handshake: State.GREETING},
     State.TAGGING: {TagResult: State.RUNNING, Handshake: State.GREETING},
+    State.MARKING: {RejectionResult: State.RUNNING, Handshake: State.GREETING},
+    State.BATCHING: {
+        RunBatch: State.BATCHING,
+        # READY after the answer to the last outstanding batch; until then BATCHING
+        BatchResult: State.READY,
+        Error: State.READY,
+        Reset: State.READY,
+        Handshake: State.GREETING,
+    },
+    State.ENDING: {ShutdownResult: State.IDLE},
     State.ERROR: {},
 }
+
+BATCH_ANSWERS: frozenset[type[Event]] = frozenset({BatchResult, Error, Reset})
+"""What answers a RunBatch."""
 
 
 class Step:
@@ -113,4 +151,7 @@ def steps(role: Role) -> dict[State, Step]:
         for step in graph.values():
             step.receivable[Handshake] = graph[State.GREETING]
         graph[State.ERROR].sendable.update({Reset: graph[State.READY], Error: graph[State.READY]})
+    else:
+        for answer in BATCH_ANSWERS:
+            graph[State.GREETING].receivable[answer] = graph[State.GREETING]
     return graph

@@ -20,6 +20,12 @@ MESSAGES: tuple[type[Event], ...] = (
     events.TagResult,
     events.Reset,
     events.Error,
+    events.RunBatch,
+    events.BatchResult,
+    events.Rejection,
+    events.RejectionResult,
+    events.Shutdown,
+    events.ShutdownResult,
 )
 """Members of the union MessageBody; the type code is the position, from 1."""
 
@@ -44,8 +50,17 @@ PARAM_NAMES: Mapping[str, tuple[str, ...]] = {
 FAMILY_NAMES = tuple(PARAM_NAMES)
 FAMILY_CODES: Mapping[str, int] = {name: code for code, name in enumerate(FAMILY_NAMES, start=1)}
 
-REQUIRED_CAPABILITY: Mapping[str, str] = {"TruncatedNormal": "truncated_normal"}
-"""Families that only a peer with the capability understands."""
+REQUIRED_CAPABILITY: Mapping[str, str] = {
+    "TruncatedNormal": "truncated_normal",
+    "Error": "error",
+    "RunBatch": "batch",
+    "BatchResult": "batch",
+    "Rejection": "rejection",
+    "RejectionResult": "rejection",
+    "Shutdown": "shutdown",
+    "ShutdownResult": "shutdown",
+}
+"""Families and messages that only a peer with the capability understands."""
 
 MAX_DIMENSIONS = 32
 """Axes of a tensor; NumPy 1's limit."""

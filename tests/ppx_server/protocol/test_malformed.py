@@ -158,8 +158,8 @@ def test_nan_parameters_are_left_to_the_distribution() -> None:
 @pytest.mark.parametrize(
     ("code", "body", "complaint"),
     [
-        (0, {}, "unknown message type code 0; this side knows 1 to 12"),
-        (13, {}, "unknown message type code 13"),
+        (0, {}, "unknown message type code 0; this side knows 1 to 18"),
+        (19, {}, "unknown message type code 19"),
         (5, None, "Sample message .*: the body is missing"),
         (5, {0: "f/x"}, "Sample message .*unknown distribution code 0 at address 'f/x'"),
         (

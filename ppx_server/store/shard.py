@@ -62,6 +62,8 @@ class Mapped:
 def widened(batch: TraceBatch) -> TraceBatch:
     """The batch with columns of the types that `TraceBatch` promises."""
     columns: dict[str, Any] = {name: _as(getattr(batch, name), kind) for name, kind in _DRAWS.items()}
+    if batch.log_q is batch.log_prob:
+        columns["log_q"] = columns["log_prob"]
     return replace(
         batch,
         **columns,
@@ -224,8 +226,12 @@ class _Unpacker:
         index = self._index()
         offsets, num_draws, draws = self._rows("draws")
         columns: dict[str, Any] = {
-            name: self._column("draws", name, kind, num_draws, draws) for name, kind in _DRAWS.items()
+            name: self._column("draws", name, kind, num_draws, draws)
+            for name, kind in _DRAWS.items()
+            if f"draws.{name}" not in self._copies
         }
+        if "draws.log_q" in self._copies:
+            columns["log_q"] = columns[self._copies["draws.log_q"]]
         params_id, params = self._params(draws)
         return TraceBatch(
             addresses=addresses,
@@ -278,7 +284,6 @@ class _Unpacker:
     ) -> NDArray[Any]:
         if rows is None:
             return np.empty(0, kind)
-        field = self._copies.get(f"{name}.{field}", field)
         if (constant := self._constants.get(f"{name}.{field}")) is not None:
             return _constant_column(constant, kind, size)
         return _numpy(rows.field(field))
@@ -329,6 +334,8 @@ def _constant(values: NDArray[Any]) -> bool:
 
 
 def _same_bits(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    if first is second:
+        return True
     if first.dtype.kind == "f":
         first, second = (np.asarray(x, np.float64).view(np.int64) for x in (first, second))
     return bool((first == second).all())

@@ -183,7 +183,8 @@ def test_what_is_saved_is_what_is_opened(engine, in_process, tmp_path):
     assert np.array_equal(opened.traces.value, posterior.traces.value)
     assert repr(opened.summary()) == repr(posterior.summary())
     assert opened.ess == posterior.ess
-    assert opened.table().equals(posterior.table())
+    # Decoded: a store numbers addresses in its own way.
+    assert repr(opened.table().to_pydict()) == repr(posterior.table().to_pydict())
     again = opened.resample(50, seed=1)
     again.save(tmp_path / "again")
     assert Posterior.open(tmp_path / "again").ess == again.ess

@@ -27,7 +27,7 @@ ERRORS = ["CapabilityError", "DistributionError", "PPXError", "ServeError", "Ten
 
 
 def test_public_names() -> None:
-    statements = ["observe", "sample", "scope", "seed", "serve", "tag"]
+    statements = ["observe", "rejection", "sample", "scope", "seed", "serve", "tag"]
     assert sorted(ppx.__all__) == sorted([*FAMILIES, *ERRORS, *statements, "Distribution", "__version__"])
     assert all(getattr(ppx, name).__doc__ for name in ppx.__all__)
     assert [getattr(ppx, name).code for name in FAMILIES] == list(range(1, 13))

@@ -93,8 +93,8 @@ def test_a_handshake_in_mid_trace_starts_afresh(serve: Serve) -> None:
     first.send("Run")
     second = simulator.connect()
     assert second.handshake("error").body == "HandshakeResult"
-    # The first controller's trace is gone: it is told so, and the second is not disturbed.
-    assert first.send("SampleResult", 1.0).body == "Error"
+    # The first controller's trace is gone: it is told so in its own words, and the second is not disturbed.
+    assert first.send("SampleResult", 1.0).body == "Reset"
     assert second.send("Run").name == "x"
     assert second.send("SampleResult", 1.0).name == "y"
     assert second.send("SampleResult", 2.0).value == 3.0

@@ -10,7 +10,8 @@ import pytest
 
 import ppx_client as ppx
 from ppx_client import wire as client_wire
-from ppx_client.wire import Body, MalformedError, ScalarPattern, decode
+from ppx_client.buffers import MalformedError, Table, Writer
+from ppx_client.wire import Body, ScalarPattern, decode
 
 DISTRIBUTIONS = [
     ppx.Normal(0.1, 2.0),
@@ -103,9 +104,9 @@ def test_any_bytes_are_a_message_or_malformed(wire: Any) -> None:
 
 def test_many_long_capabilities_are_not_copied() -> None:
     # Offsets may all point to one long string: a small message that would make a large copy.
-    fields = client_wire._Table((int(Body.HANDSHAKE), client_wire._Table(("test", ["x" * 5000]))))
+    fields = Table((int(Body.HANDSHAKE), Table(("test", ["x" * 5000]))))
     with pytest.raises(MalformedError, match="5000 bytes"):
-        decode(bytes(client_wire._Writer(fields).data))
-    fields = client_wire._Table((int(Body.HANDSHAKE), client_wire._Table(("test", ["x"] * 65))))
+        decode(bytes(Writer(fields).data))
+    fields = Table((int(Body.HANDSHAKE), Table(("test", ["x"] * 65))))
     with pytest.raises(MalformedError, match="65 capabilities"):
-        decode(bytes(client_wire._Writer(fields).data))
+        decode(bytes(Writer(fields).data))

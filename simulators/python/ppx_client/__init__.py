@@ -35,7 +35,7 @@ from ppx_client.distributions import (
 from ppx_client.errors import CapabilityError, DistributionError, PPXError, ServeError, TensorError
 from ppx_client.local import seed
 from ppx_client.serving import serve
-from ppx_client.statements import observe, sample, scope, tag
+from ppx_client.statements import observe, rejection, sample, scope, tag
 from ppx_client.version import __version__
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Weibull",
     "__version__",
     "observe",
+    "rejection",
     "sample",
     "scope",
     "seed",

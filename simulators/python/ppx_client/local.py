@@ -1,7 +1,7 @@
 """Draws of a simulator that runs without a controller.
 
-Each thread draws from a stream of its own, seeded by `seed` or by the environment variable `PPX_SEED`. Every scalar takes
-one number. Equal seeds give equal draws in every client language.
+Each thread draws from a stream of its own, seeded by `seed` or by the environment variable `PPX_SEED`. Every
+scalar takes one number. Equal seeds give equal draws in every client language.
 """
 
 from __future__ import annotations

@@ -50,7 +50,12 @@ def uniforms(seed: int, index: ArrayLike, start: int, count: int, stream: Stream
     k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _M0, c2 * _M1
-        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _32) ^ c3 ^ np.uint64(k1), p0 & _LOW
+        c0, c1, c2, c3 = (
+            (p1 >> _32) ^ c1 ^ np.uint64(k0),
+            p1 & _LOW,
+            (p0 >> _32) ^ c3 ^ np.uint64(k1),
+            p0 & _LOW,
+        )
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
     bits = np.empty((shape[0], shape[1], 2), np.uint64)
     bits[:, :, 0] = (c0 >> _6) << _26 | (c1 >> _6)
@@ -89,3 +94,10 @@ class Numbers:
             more = uniforms(self._seed, self._index, known, max(count - known, known, 128), self._stream)[0]
             self.uniforms += more.tolist()
             self.normals += ndtri(more).tolist()
+
+    def array(self, start: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Numbers `start` to `start + count - 1`, and their standard normal quantiles."""
+        from scipy.special import ndtri
+
+        numbers = uniforms(self._seed, self._index, start, count, self._stream)[0]
+        return numbers, ndtri(numbers)

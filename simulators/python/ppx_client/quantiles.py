@@ -26,7 +26,6 @@ from scipy.special import (
     gammaincc,
     gammainccinv,
     gammaincinv,
-    ndtr,
 )
 
 from ppx_client.distributions import Categorical, Distribution
@@ -59,7 +58,8 @@ def quantiles(distribution: Distribution, uniform: Floats, z: Floats) -> Floats:
     many = _ARRAY.get(distribution.code)
     with np.errstate(all="ignore"):
         if many is not None:
-            return many(uniform, 1.0 - uniform, z, *distribution.params)
+            values: Floats = many(uniform, 1.0 - uniform, z, *distribution.params)
+            return values
     scalar = SCALAR[distribution.code]
     numbers = zip(uniform.ravel().tolist(), z.ravel().tolist(), element_vectors(distribution), strict=True)
     return np.array([scalar(u, 1.0 - u, c, vector) for u, c, vector in numbers], np.float64).reshape(
@@ -189,7 +189,7 @@ def _smallest(
     """
 
     def reached(k: float) -> bool:
-        return k >= high or k >= 0.0 and (below(k) >= p if p <= q else above(k) <= q)
+        return k >= high or (k >= 0.0 and (below(k) >= p if p <= q else above(k) <= q))
 
     yes = min(max(float(round(guess)), 0.0), high)
     no, step = yes - 1.0, 1.0
@@ -227,8 +227,11 @@ def _array_hazard(p: Floats, q: Floats) -> Floats:
     return np.where(p < q, -np.log1p(-np.minimum(p, 0.75)), -np.log(q))
 
 
-def _by_tail(p: Floats, q: Floats, lower: Callable[..., Any], upper: Callable[..., Any], *params: Floats) -> Floats:
-    return np.where(p < q, lower(*params, np.minimum(p, 0.5)), upper(*params, np.minimum(q, 0.5)))
+def _by_tail(
+    p: Floats, q: Floats, lower: Callable[..., Any], upper: Callable[..., Any], *params: Floats
+) -> Floats:
+    x: Floats = np.where(p < q, lower(*params, np.minimum(p, 0.5)), upper(*params, np.minimum(q, 0.5)))
+    return x
 
 
 # Families whose quantile NumPy or SciPy has for arrays; the others go element by element.

@@ -1,8 +1,10 @@
-"""Serving a model to a controller: a ZeroMQ REP socket and the conversation of PPX over it."""
+"""Serving a model to controllers: what comes in between traces, and what a running trace may be answered."""
 
 from __future__ import annotations
 
 import contextvars
+import functools
+import hashlib
 import inspect
 import logging
 import os
@@ -10,28 +12,36 @@ import platform
 import signal
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Any
-
-import zmq
+from typing import TYPE_CHECKING, Any
 
 from ppx_client import local, wire
+from ppx_client.buffers import MalformedError
+from ppx_client.channels import Channel
 from ppx_client.errors import ServeError
-from ppx_client.traces import CAPABILITIES, ERROR, Conversation, Trace, prefix, running
+from ppx_client.traces import CAPABILITIES, ERROR, Conversation, Request, Running, Trace, prefix, running
 from ppx_client.values import to_tensor
 from ppx_client.version import __version__
 from ppx_client.wire import Body
 
+if TYPE_CHECKING:
+    from ppx_client.buffers import Tensor
+    from ppx_client.sessions import BatchSession, Executor
+
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
-_WAKE_MS = 500
-"""A receive returns this often, so that a signal that came just before it blocked is still noticed."""
+_MAX_SESSIONS = 16
+"""Controllers remembered; beyond that, the one that was heard of least recently is forgotten."""
 
 _logger = logging.getLogger("ppx_client")
 
 
-def serve(forward: Callable[[], Any], name: str, *, address: str | None = None) -> None:
+def serve(
+    forward: Callable[[], Any], name: str, *, address: str | None = None, fingerprint: str | None = None
+) -> None:
     """Serves a model until the process gets SIGTERM or SIGINT (Ctrl-C), then returns.
 
     An exception in the model ends the trace, not the server.
@@ -41,6 +51,8 @@ def serve(forward: Callable[[], Any], name: str, *, address: str | None = None) 
         name: Name of the model, shown to controllers.
         address: ZeroMQ endpoint to bind; by default the environment variable `PPX_BIND`, by default
             `tcp://127.0.0.1:5555`. Leave it out to let a controller place the processes that it starts.
+        fingerprint: Text that changes whenever the model does, so that results and trained networks can say what they
+            belong to; by default a hash of the source file of `forward`.
 
     Raises:
         ServeError: The endpoint cannot be bound, or `forward` needs arguments.
@@ -48,11 +60,13 @@ def serve(forward: Callable[[], Any], name: str, *, address: str | None = None) 
     _check_forward(forward)
     endpoint = address or os.environ.get("PPX_BIND") or DEFAULT_ADDRESS
     with _signals_stop():
-        channel = _Channel(endpoint, name)
+        channel = Channel(endpoint, name)
         try:
             sys.stderr.write(f"{name}: serving PPX at {channel.endpoint}\n")
             sys.stderr.flush()
-            _Server(forward, name, channel).run()
+            _Server(
+                forward, name, _fingerprint(forward) if fingerprint is None else fingerprint, channel
+            ).run()
         except _StopServing:
             pass
         finally:
@@ -110,148 +124,176 @@ def _check_forward(forward: Callable[[], Any]) -> None:
         return  # a built-in without a signature
 
 
-class _Channel:
-    """The REP socket.
+def _fingerprint(forward: Callable[[], Any]) -> str:
+    """Hash of the source file that defines the model; empty if there is none."""
+    while isinstance(forward, functools.partial):
+        forward = forward.func
+    try:
+        file = inspect.getsourcefile(
+            inspect.unwrap(forward if hasattr(forward, "__code__") else type(forward))
+        )
+        return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32]
+    except (OSError, TypeError):
+        return ""  # built in, or typed at the prompt
+
+
+class _Session:
+    """What one controller announced, and the state of its batches.
 
     Attributes:
-        endpoint: Where it is bound, wildcards resolved.
+        conversation: How traces that it runs draw by draw talk to it.
+        batches: None before its first batch.
     """
 
-    def __init__(self, endpoint: str, name: str) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.REP)
-        self._socket.setsockopt(zmq.LINGER, 100)
-        self._socket.setsockopt(zmq.RCVTIMEO, _WAKE_MS)
-        self._send = self._socket.send
-        self._recv = self._socket.recv
-        self._file: tuple[str, int] | None = None
-        try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            taken = error.errno == zmq.EADDRINUSE
-            remedy = "stop the process that uses it, or choose" if taken else "choose"
-            raise ServeError(
-                f"simulator {name!r} cannot bind {endpoint}: {error}; {remedy} another address by setting PPX_BIND, "
-                "e.g. PPX_BIND=tcp://127.0.0.1:5556"
-            ) from None
-        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._file = _socket_file(self.endpoint)
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self.batches: BatchSession | None = None
 
-    def receive(self) -> bytes:
-        """The next message; waits for it."""
+
+class _Link:
+    """The way to one controller while it runs a trace draw by draw."""
+
+    def __init__(self, server: _Server, controller: bytes) -> None:
+        self._server = server
+        self._controller = controller
+
+    def exchange(self, message: bytes | bytearray) -> Request:
+        """Sends a message and returns the answer, or the Handshake of whichever controller that takes its place."""
+        channel, controller = self._server.channel, self._controller
+        channel.send(controller, message)
         while True:
-            try:
-                return self._recv()
-            except zmq.Again:
-                continue
-
-    def send(self, message: bytes | bytearray) -> None:
-        """Answers the message received last."""
-        self._send(message)
-
-    def exchange(self, message: bytes | bytearray) -> bytes:
-        """Sends a message and returns the answer."""
-        self._send(message)
-        return self.receive()
-
-    def close(self) -> None:
-        """Unbinds, and removes the socket's file if it is still ours: ZeroMQ leaves it behind."""
-        if self._file is not None and _socket_file(self.endpoint) == self._file:
-            with suppress(FileNotFoundError):
-                os.unlink(self._file[0])
-        self._socket.close()
-        self._context.term()
+            request = channel.receive()
+            if request.sender == controller or _is_handshake(request.body):
+                return request
+            self._server.refuse(request.sender, _BUSY)
 
 
-def _socket_file(endpoint: str) -> tuple[str, int] | None:
-    """Path and inode of the file of an ipc endpoint, None if it has none."""
-    path = endpoint.removeprefix("ipc://")
-    if path == endpoint or path.startswith("@") or not os.path.exists(path):
-        return None
-    return path, os.stat(path).st_ino
+_BUSY = "this simulator runs a trace for another controller; send a Handshake to take it over"
+
+
+def _is_handshake(body: bytes) -> bool:
+    try:
+        return wire.decode(body).body is Body.HANDSHAKE
+    except MalformedError:
+        return False
 
 
 class _Server:
-    """Answers a controller, message by message."""
+    """Answers controllers, message by message. Each has a session, from its Handshake on."""
 
-    def __init__(self, forward: Callable[[], Any], name: str, channel: _Channel) -> None:
+    def __init__(self, forward: Callable[[], Any], name: str, fingerprint: str, channel: Channel) -> None:
+        self.channel = channel
         self._forward = forward
         self._name = name
-        self._channel = channel
-        self._conversation: Conversation | None = None
+        self._fingerprint = fingerprint
+        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
+        self._executor: Executor | None = None
 
     def run(self) -> None:
         """Serves for ever."""
-        request = self._channel.receive()
+        request = self.channel.receive()
         while True:
             # A controller that abandons a trace has sent its next request already.
-            answer, pending = self._answer(request)
-            if pending is None:
-                self._channel.send(answer)
-                pending = self._channel.receive()
-            request = pending
+            request = self._answer(request) or self.channel.receive()
 
-    def _answer(self, request: bytes) -> tuple[bytes, bytes | None]:
-        """The answer to a request between traces, or the request that took its place."""
+    def _answer(self, request: Request) -> Request | None:
+        """Answers a request between traces; returns the one that took the place of an answer to a draw."""
+        sender = request.sender
         try:
-            received = wire.decode(request)
-        except wire.MalformedError as error:
-            return self._refusal(f"these bytes are no message of PPX: {error}"), None
+            received = wire.decode(request.body)
+        except MalformedError as error:
+            self.refuse(sender, f"these bytes are no message of PPX: {error}")
+            return None
         if received.body is Body.HANDSHAKE:
-            return self._handshake(received.capabilities), None
-        if received.body is not Body.RUN:
-            return self._refusal(
-                f"{received.body.name} came between traces, where only Run makes sense"
-            ), None
-        if self._conversation is None:
-            return self._refusal("Run came before Handshake; this simulator may have been restarted"), None
-        return self._run(self._conversation)
+            self.channel.send(sender, self._handshake(sender, received.capabilities))
+            return None
+        session = self._sessions.get(sender)
+        if session is None:
+            # Also where it has been forgotten: whoever gets a Reset begins again with a Handshake.
+            self.refuse(
+                sender, f"{received.body.name} came before Handshake; this simulator may have been restarted"
+            )
+            return None
+        self._sessions.move_to_end(sender)
+        if received.body is Body.RUN:
+            return self._run(sender, session.conversation)
+        if received.body is Body.RUN_BATCH:
+            self._run_batch(sender, session, received.data)
+        elif received.body is Body.SHUTDOWN:
+            self.channel.send(sender, wire.message(Body.SHUTDOWN_RESULT))
+            raise _StopServing
+        else:
+            self.refuse(sender, f"{received.body.name} came between traces, where only Run makes sense")
+        return None
 
-    def _handshake(self, theirs: tuple[str, ...]) -> bytes:
-        shared = [capability for capability in CAPABILITIES if capability in theirs]
-        self._conversation = Conversation(self._channel, frozenset(shared))
+    def _handshake(self, sender: bytes, theirs: tuple[str, ...]) -> bytes:
+        shared = frozenset(theirs).intersection(CAPABILITIES)
+        self._sessions[sender] = _Session(Conversation(_Link(self, sender), shared))
+        self._sessions.move_to_end(sender)
+        if len(self._sessions) > _MAX_SESSIONS:
+            self._sessions.popitem(last=False)
         system = f"ppx_client {__version__} (Python {platform.python_version()})"
-        return wire.handshake_result(system, self._name, CAPABILITIES if theirs else ())
+        return wire.handshake_result(system, self._name, CAPABILITIES if theirs else (), self._fingerprint)
 
-    def _run(self, conversation: Conversation) -> tuple[bytes, bytes | None]:
+    def _run(self, sender: bytes, conversation: Conversation) -> Request | None:
         trace = Trace(conversation)
-        answer = b""
-        failure: BaseException | None = None
+        with local.controlled():
+            result, failure = self._attempt(trace)
+        if trace.end is not None:
+            # The controller's side ended the trace, whatever the model made of it.
+            if trace.end.request is None:
+                self.refuse(sender, trace.end.reason)
+            return trace.end.request
+        if failure is not None:
+            self.refuse(sender, _describe(failure), failure)
+        else:
+            self.channel.send(sender, wire.run_result(result))
+        return None
+
+    def _run_batch(self, sender: bytes, session: _Session, data: bytes) -> None:
+        from ppx_client.sessions import BatchSession, Executor
+
+        self._executor = self._executor or Executor()
+        session.batches = session.batches or BatchSession(self._executor)
         try:
             with local.controlled():
-                answer = contextvars.copy_context().run(self._execute, trace)
+                answer = session.batches.run(data, self._attempt_script)
+        except MalformedError as error:
+            self.refuse(sender, f"this RunBatch cannot be executed: {error}")
+        else:
+            self.channel.send(sender, answer)
+
+    def _attempt_script(self, trace: Running) -> tuple[Tensor | None, str | None]:
+        result, failure = self._attempt(trace)
+        return result, None if failure is None else _describe(failure)
+
+    def _attempt(self, trace: Running) -> tuple[Tensor | None, BaseException | None]:
+        """Runs the model once, in a context of its own; its result, or what it raised."""
+        try:
+            return contextvars.copy_context().run(self._execute, trace), None
         except (_StopServing, KeyboardInterrupt):
             raise
         # Also SystemExit and the like: a model that calls exit() ends its trace, not the server.
         except BaseException as error:
-            failure = error
-        if trace.end is not None:
-            # The controller's side ended the trace, whatever the model made of it.
-            if trace.end.request is not None:
-                return b"", trace.end.request
-            return self._refusal(trace.end.reason), None
-        if failure is not None:
-            return self._refusal(_describe(failure), failure), None
-        return answer, None
+            return None, error
 
-    def _execute(self, trace: Trace) -> bytes:
+    def _execute(self, trace: Running) -> Tensor | None:
         running.set(trace)
         prefix.set("")
         result = self._forward()
         if result is None:
-            return wire.run_result(None)
+            return None
         what = f"the result of {self._name}"
-        return wire.run_result(
-            to_tensor(result, what, "tag() every part under a name, return a number, array or None")
-        )
+        return to_tensor(result, what, "tag() every part under a name, return a number, array or None")
 
-    def _refusal(self, reason: str, error: BaseException | None = None) -> bytes:
+    def refuse(self, sender: bytes, reason: str, error: BaseException | None = None) -> None:
         """Error for a controller that knows it, else Reset; then the reason is only logged here."""
-        if self._conversation is not None and ERROR in self._conversation.capabilities:
-            return wire.error(reason)
+        session = self._sessions.get(sender)
+        if session is not None and ERROR in session.conversation.capabilities:
+            self.channel.send(sender, wire.error(reason))
+            return
         _logger.error("%s: %s", self._name, reason, exc_info=error)
-        return wire.reset()
+        self.channel.send(sender, wire.message(Body.RESET))
 
 
 def _describe(error: BaseException) -> str:

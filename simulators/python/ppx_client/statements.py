@@ -1,4 +1,4 @@
-"""The statements of a model: sample, observe, tag, scope."""
+"""The statements of a model: sample, observe, tag, scope, rejection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ppx_client import local
 from ppx_client.call_sites import call_site
 from ppx_client.distributions import Distribution
 from ppx_client.errors import PPXError
-from ppx_client.traces import match_shapes, prefix, running
+from ppx_client.traces import Running, match_shapes, prefix, running
 from ppx_client.values import to_python, to_tensor
 
 if TYPE_CHECKING:
@@ -119,6 +119,42 @@ class scope:  # noqa: N801 (it reads as a statement)
 
     def __exit__(self, *exception: object) -> None:
         prefix.reset(self._tokens.pop())
+
+
+class rejection:  # noqa: N801 (it reads as a statement)
+    """Marks a loop that draws until something is accepted. Addresses stay as they are.
+
+    What was rejected says nothing about what is measured; where a loop is marked, inference can leave it out.
+
+    Example:
+        >>> import ppx_client as ppx
+        >>> def positive():
+        ...     with ppx.rejection("positive"):
+        ...         while True:
+        ...             if (x := ppx.sample(ppx.Normal(0.0, 1.0), name="x")) > 0.0:
+        ...                 return x
+
+    Args:
+        name: Name of the loop; by default the call site.
+    """
+
+    __slots__ = ("_address", "_name", "_open")
+
+    def __init__(self, name: str | None = None) -> None:
+        self._address = _address(name, sys._getframe(1))
+        self._name = name or ""
+        self._open: list[tuple[Running, int] | None] = []
+
+    def __enter__(self) -> None:
+        trace = running.get()
+        begun = None if trace is None else (trace, trace.begin_rejection(self._address, self._name))
+        self._open.append(begun)
+
+    def __exit__(self, *exception: object) -> None:
+        begun = self._open.pop()
+        if begun is not None:
+            trace, loop = begun
+            trace.end_rejection(self._address, self._name, loop)
 
 
 def _address(name: str | None, frame: FrameType) -> str:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ppx_client import wire
+from ppx_client.buffers import MalformedError
 from ppx_client.distributions import Categorical, Distribution, TruncatedNormal
 from ppx_client.errors import CapabilityError, TensorError
 from ppx_client.values import to_python
 from ppx_client.wire import Body, ScalarPattern, Template
 
 if TYPE_CHECKING:
-    from ppx_client.wire import Tensor
+    from ppx_client.buffers import Tensor
 
 OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL = "observed_value", "error", "truncated_normal"
-CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL)
+BATCH, REJECTION, SHUTDOWN = "batch", "rejection", "shutdown"
+CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL, BATCH, REJECTION, SHUTDOWN)
 """What this client can do beyond PPX 1.0."""
 
 _CATEGORICAL = Categorical.code
@@ -31,25 +33,32 @@ _MAX_KEPT = 1 << 22
 """Templates are forgotten when they hold this many tensor elements."""
 
 
+class Request(NamedTuple):
+    """A message that a controller sent, and which one."""
+
+    sender: bytes
+    body: bytes
+
+
 class EndOfTrace(BaseException):
     """Ends the running trace from within the model, not to be caught by it.
 
     Attributes:
-        request: The controller's next message if it abandoned the trace, else None.
+        request: The message that took the answer's place if a controller abandoned the trace, else None.
         reason: What went wrong if it did not.
     """
 
-    def __init__(self, reason: str, request: bytes | None = None) -> None:
+    def __init__(self, reason: str, request: Request | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.request = request
 
 
 class Channel(Protocol):
-    """The way to the controller."""
+    """The way to the controller of a running trace."""
 
-    def exchange(self, message: bytes | bytearray) -> bytes:
-        """Sends a message and returns the answer."""
+    def exchange(self, message: bytes | bytearray) -> Request:
+        """Sends a message and returns the answer, or the Handshake of whichever controller that takes its place."""
 
 
 class Conversation:
@@ -86,25 +95,26 @@ class Conversation:
         Raises:
             EndOfTrace: The answer is another message, or none.
         """
-        answer = self.channel.exchange(message)
+        request = self.channel.exchange(message)
+        answer = request.body
         pattern = self._patterns.get(expected)
         if pattern is not None and (scalar := pattern.read(answer)) is not None:
             return scalar
         try:
             received = wire.decode(answer)
-        except wire.MalformedError as error:
+        except MalformedError as error:
             raise EndOfTrace(
                 f"the controller answered with bytes that are no message of PPX: {error}"
             ) from None
         if received.body is not expected:
-            self._refuse(received.body, expected, answer)
+            self._refuse(received.body, expected, request)
         if isinstance(received.value, float):
             self._patterns[expected] = ScalarPattern(answer, received.value_at)
         return received.value
 
-    def _refuse(self, body: Body, expected: Body, answer: bytes) -> None:
+    def _refuse(self, body: Body, expected: Body, request: Request) -> None:
         if body in (Body.HANDSHAKE, Body.RESET):
-            raise EndOfTrace("the controller abandoned the trace", answer)
+            raise EndOfTrace("the controller abandoned the trace", request)
         raise EndOfTrace(f"the controller answered with {body.name} where {expected.name} was due")
 
 
@@ -159,7 +169,18 @@ class Trace:
             conversation.keep(key, template, _size((value,)))
         self._ask(template.fill((value,)), Body.TAG_RESULT)
 
-    def _ask(self, message: bytearray, expected: Body) -> Tensor | None:
+    def begin_rejection(self, address: str, name: str) -> int:
+        """A rejection loop begins; a number for `end_rejection`."""
+        if REJECTION in self._conversation.capabilities:
+            self._ask(wire.rejection(address, name, True), Body.REJECTION_RESULT)
+        return 0
+
+    def end_rejection(self, address: str, name: str, loop: int) -> None:
+        """A rejection loop ends."""
+        if REJECTION in self._conversation.capabilities and self.end is None:
+            self._ask(wire.rejection(address, name, False), Body.REJECTION_RESULT)
+
+    def _ask(self, message: bytes | bytearray, expected: Body) -> Tensor | None:
         if self.end is not None:
             raise self.end  # the model went on after catching it
         try:
@@ -243,7 +264,26 @@ def match_shapes(distribution: Distribution, value: Tensor, address: str) -> Dis
     return type(distribution)(*(np.broadcast_to(param, value_shape + param.shape) for param in params))
 
 
-running: ContextVar[Trace | None] = ContextVar("ppx_trace", default=None)
+class Running(Protocol):
+    """What answers the statements of a model: a controller, or a script."""
+
+    def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
+        """The value of a draw."""
+
+    def observe(self, distribution: Distribution, value: Tensor | None, address: str, name: str) -> Any:
+        """What is observed; `value` is what the model knows of it."""
+
+    def tag(self, value: Tensor, address: str, name: str) -> None:
+        """Records a value."""
+
+    def begin_rejection(self, address: str, name: str) -> int:
+        """A rejection loop begins; a number for `end_rejection`."""
+
+    def end_rejection(self, address: str, name: str, loop: int) -> None:
+        """A rejection loop ends."""
+
+
+running: ContextVar[Running | None] = ContextVar("ppx_trace", default=None)
 """The trace that the model runs in, None without a controller."""
 
 prefix: ContextVar[str] = ContextVar("ppx_prefix", default="")

@@ -93,7 +93,9 @@ def truncated_log_prob(x: Floats, mean: Floats, stddev: Floats, low: Floats, hig
     return log_prob
 
 
-def truncated_quantiles(p: Floats, q: Floats, mean: Floats, stddev: Floats, low: Floats, high: Floats) -> Floats:
+def truncated_quantiles(
+    p: Floats, q: Floats, mean: Floats, stddev: Floats, low: Floats, high: Floats
+) -> Floats:
     """Values of lower tail p and upper tail q, of which the smaller is exact; arrays broadcast."""
     frame = _frame(mean, stddev, low, high)
     p, q = np.where(frame.flip, q, p), np.where(frame.flip, p, q)

@@ -9,8 +9,8 @@ import numpy as np
 from ppx_client.errors import TensorError
 
 if TYPE_CHECKING:
+    from ppx_client.buffers import Tensor
     from ppx_client.distributions import Distribution
-    from ppx_client.wire import Tensor
 
 
 def to_python(distribution: Distribution, value: Tensor) -> Any:

@@ -1,0 +1,198 @@
+"""Executing a batch of scripts: what its traces share, and what is computed for all of them at once."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from math import inf, nan
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import ndtri
+
+from ppx_client.columns import COMPLETE, DENSITY, FAILED, MODEL, NOT_CHOSEN, PENDING, BatchResult, RunBatch
+from ppx_client.densities import log_prob
+from ppx_client.distributions import Categorical
+from ppx_client.philox import Numbers, Stream, uniforms
+from ppx_client.scripts import Choices, Cursor, ScriptedTrace
+from ppx_client.sites import Site, Sites
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ppx_client.buffers import Tensor
+
+    Floats = NDArray[np.float64]
+
+Execute = Callable[[ScriptedTrace], tuple["Tensor | None", str | None]]
+"""Runs the model once; its result, or else what went wrong in it."""
+
+_BLOCK = 1 << 15
+"""Random numbers made at once, at most."""
+_FEWEST, _MOST = 8, 1024
+"""Random numbers made in advance for a trace; others are made when they are needed, which costs more."""
+_CATEGORICAL = Categorical.code
+
+
+class Batch:
+    """Executes K scripts.
+
+    Attributes:
+        sites: The addresses of the simulator.
+        choices: What the scripts force.
+        observations: Values to condition on, None if observations are drawn.
+        asks: Whether traces end at a draw that their script does not cover.
+        result: What happened so far.
+    """
+
+    def __init__(
+        self,
+        script: RunBatch,
+        sites: Sites,
+        chosen: Sequence[Site | None],
+        observations: dict[tuple[str, int], Tensor] | None,
+    ) -> None:
+        self.sites = sites
+        self.observations = observations
+        self.asks = script.ask
+        self.choices = Choices(chosen, script.instance.tolist(), script.value.tolist(), script.z.tolist())
+        self.result = BatchResult(script.batch)
+        self._script = script
+        self._used: list[Site] = []
+        self._weighed: dict[tuple[int, int], tuple[array[int], array[float], array[float]]] = {}
+
+    def run(self, execute: Execute, expected: int) -> BatchResult:
+        """Executes all of them.
+
+        Args:
+            execute: Runs the model once.
+            expected: How many draws a trace will make, about.
+        """
+        start = time.perf_counter()
+        try:
+            limits = pairwise(self._script.offsets.tolist())
+            for (draws, observed), (first, stop) in zip(self._numbers(expected), limits, strict=True):
+                cursor = None if first == stop else Cursor(self.choices, first, stop, follows=self.asks)
+                self._run_trace(ScriptedTrace(self, cursor, draws, observed), execute)
+        finally:
+            for site in self._used:
+                site.vector = None
+        self._weigh_draws()
+        self._weigh_observations()
+        self.result.seconds = time.perf_counter() - start
+        return self.result
+
+    def _numbers(self, expected: int) -> Iterator[tuple[Numbers, Numbers]]:
+        """The random numbers of each trace, for its draws and for its observations."""
+        seed, index = self._script.seed, self._script.index
+        count = min(max(expected, _FEWEST), _MOST)
+        block = max(_BLOCK // count, 1)
+        for first in range(0, len(index), block):
+            part = index[first : first + block]
+            u = uniforms(seed, part, 0, count, Stream.DRAWS)
+            for number, row, normals in zip(part.tolist(), u.tolist(), ndtri(u).tolist(), strict=True):
+                draws = Numbers(seed, number, Stream.DRAWS, (row, normals))
+                yield draws, Numbers(seed, number, Stream.OBSERVATIONS)
+
+    def _run_trace(self, trace: ScriptedTrace, execute: Execute) -> None:
+        result = self.result
+        value, failure = execute(trace)
+        position = len(result.status)
+        status = COMPLETE
+        # Why the trace was ended holds, whatever the model made of it.
+        if trace.failure is not None or (failure is not None and not trace.pending):
+            kind, reason = trace.failure or (MODEL, failure or "")
+            result.failures.append((position, kind, reason))
+            status = FAILED
+        elif trace.pending:
+            status = PENDING
+        elif value is not None and np.size(value):
+            result.results.add(self.sites.number("", "", 0, np.shape(value)), 0, value)
+        trace.close()
+        result.status.append(status)
+        result.offsets.append(len(result.address))
+        for columns in (result.observations, result.tags, result.results, result.loops):
+            columns.offsets.append(len(columns.address))
+
+    def intern(self, site: Site, vector: Sequence[float]) -> int:
+        """The number of a parameter vector; equal neighbours at a site share it."""
+        if site.vector is None:
+            self._used.append(site)
+        elif site.vector == vector:
+            site.vector = vector
+            return site.params
+        result = self.result
+        site.vector = vector
+        site.params = len(result.params_offsets) - 1
+        result.params_data.extend(vector)
+        result.params_offsets.append(len(result.params_data))
+        return site.params
+
+    def weigh(self, code: int, value: float, vector: Sequence[float]) -> None:
+        """The density of the observation added last is to be computed."""
+        log_probs = self.result.observations.log_prob
+        key = code, len(vector)
+        columns = self._weighed.get(key)
+        if columns is None:
+            columns = self._weighed[key] = array("i"), array("d"), array("d")
+        columns[0].append(len(log_probs))
+        columns[1].append(value)
+        columns[2].extend(vector)
+        log_probs.append(nan)
+
+    def _weigh_draws(self) -> None:
+        result = self.result
+        values, params = np.array(result.value), np.array(result.params, np.int64)
+        log_probs = np.full(len(values), nan)
+        codes = np.array(self.sites.families, np.uint8)[np.array(result.address, np.int64)]
+        offsets, data = np.array(result.params_offsets, np.int64), np.array(result.params_data)
+        starts, sizes = offsets[params], offsets[params + 1] - offsets[params]
+        for code in np.unique(codes).tolist():
+            of_family = np.flatnonzero(codes == code)
+            for size in np.unique(sizes[of_family]).tolist():
+                rows = of_family if code != _CATEGORICAL else of_family[sizes[of_family] == size]
+                matrix = data[starts[rows, None] + np.arange(size)]
+                log_probs[rows] = log_prob(code, values[rows], _columns(code, matrix))
+        chosen = (np.frombuffer(result.flags, np.uint8) & NOT_CHOSEN) == 0
+        result.log_prob = self._checked(log_probs, chosen, "draw", result.offsets, result.address)
+
+    def _weigh_observations(self) -> None:
+        columns = self.result.observations
+        log_probs = np.array(columns.log_prob)
+        for (code, size), (rows, values, params) in self._weighed.items():
+            matrix = np.array(params).reshape(-1, size)
+            log_probs[np.array(rows, np.int64)] = log_prob(code, np.array(values), _columns(code, matrix))
+        everywhere = np.ones(len(log_probs), np.bool_)
+        log_probs = self._checked(log_probs, everywhere, "observation", columns.offsets, columns.address)
+        columns.log_prob = array("d", log_probs.tobytes())
+
+    def _checked(
+        self,
+        log_probs: Floats,
+        rows: NDArray[np.bool_],
+        what: str,
+        offsets: array[int],
+        addresses: array[int],
+    ) -> Floats:
+        """Densities that are NaN or infinite make their traces fail, and become those of weight 0."""
+        wrong = rows & (np.isnan(log_probs) | (log_probs == inf))
+        if not wrong.any():
+            return log_probs
+        result = self.result
+        for row in np.flatnonzero(wrong).tolist():
+            trace = int(np.searchsorted(np.array(offsets), row, side="right")) - 1
+            if result.status[trace] != FAILED:
+                result.status[trace] = FAILED
+                address = self.sites.addresses[addresses[row]].address
+                reason = (
+                    f"the log density of the {what} at {address} is {log_probs[row]}; check its parameters"
+                )
+                result.failures.append((trace, DENSITY, reason))
+        return np.where(wrong, -inf, log_probs)
+
+
+def _columns(code: int, matrix: Floats) -> tuple[Floats, ...]:
+    """Parameters of many draws, from their vectors `(N, P)`."""
+    return (matrix,) if code == _CATEGORICAL else tuple(matrix.T)

@@ -1,0 +1,89 @@
+"""What a simulator remembers of each controller, and the execution of the batches it sends.
+
+This module needs SciPy, which takes long to import; it is imported when the first batch comes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ppx_client.batches import Batch
+from ppx_client.buffers import MalformedError
+from ppx_client.columns import decode_run_batch, encode_batch_result
+from ppx_client.sites import Site, Sites
+
+if TYPE_CHECKING:
+    from ppx_client.batches import Execute
+    from ppx_client.buffers import Tensor
+    from ppx_client.columns import RunBatch
+
+
+class Executor:
+    """Executes batches for all controllers of a simulator."""
+
+    def __init__(self) -> None:
+        self.sites = Sites()
+        self._num_draws = 0.0
+
+    def expected(self) -> int:
+        """How many draws a trace will make, judged by those of the batches before."""
+        return int(1.25 * self._num_draws) + 4
+
+    def learn(self, num_draws: int, num_traces: int) -> None:
+        """Remembers how many draws the traces of a batch made."""
+        if num_traces:
+            self._num_draws += 0.5 * (num_draws / num_traces - self._num_draws)
+
+
+class BatchSession:
+    """One controller's batches: the meaning of its address numbers, what it knows of ours, its observations."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._theirs: list[Site | None] = []
+        self._told = 0
+        self._observations_id = 0
+        self._observations: dict[tuple[str, int], Tensor] = {}
+
+    def run(self, data: bytes, execute: Execute) -> bytearray:
+        """Executes a RunBatch message, and returns the BatchResult message.
+
+        Raises:
+            MalformedError: It makes no sense; nothing was executed.
+        """
+        message = decode_run_batch(data)
+        executor = self._executor
+        chosen = self._sites(message)
+        batch = Batch(message, executor.sites, chosen, self._given(message))
+        result = batch.run(execute, executor.expected())
+        executor.learn(len(result.address), len(message.index))
+        first, addresses = self._told, executor.sites.addresses
+        self._told = len(addresses)
+        return encode_batch_result(result, first, addresses[first:])
+
+    def _sites(self, message: RunBatch) -> list[Site | None]:
+        """The site of every forced choice."""
+        theirs = self._theirs
+        if message.addresses and message.first_address != len(theirs):
+            raise MalformedError(
+                f"addresses from number {message.first_address} on, but {len(theirs)} were defined before"
+            )
+        theirs += map(self._executor.sites.find, message.addresses)
+        if len(message.address) and not 0 <= message.address.min() <= message.address.max() < len(theirs):
+            raise MalformedError(
+                f"choices at addresses {message.address.min()} to {message.address.max()}, of which "
+                f"{len(theirs)} are defined"
+            )
+        return [theirs[number] for number in message.address.tolist()]
+
+    def _given(self, message: RunBatch) -> dict[tuple[str, int], Tensor] | None:
+        """The values to condition on, None if observations are to be drawn."""
+        if message.observations_id == 0:
+            return None
+        if message.observations is not None:
+            self._observations_id, self._observations = message.observations_id, message.observations
+        elif message.observations_id != self._observations_id:
+            raise MalformedError(
+                f"observations {message.observations_id}, but the set sent last is {self._observations_id}"
+            )
+        return self._observations

@@ -241,7 +241,8 @@ def pack_minibatches(
 
     def to(array: NDArray[np.generic], kind: torch.dtype, sizes: list[int]) -> tuple[Tensor, ...]:
         whole = torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=kind, non_blocking=True)
-        return whole.split(sizes)
+        parts: tuple[Tensor, ...] = torch.split(whole, sizes)
+        return parts
 
     def previous(column: NDArray[np.generic]) -> NDArray[np.generic]:
         return np.where(started, np.roll(column, 1), 0)[order]
@@ -285,9 +286,7 @@ def pack_minibatches(
     }
     widest = np.zeros(len(sizes), np.int64)
     np.maximum.at(widest, minibatch[2], num_categories)
-    columns["log_probs"] = tuple(
-        t[:, :w] for t, w in zip(columns["log_probs"], widest.tolist(), strict=True)
-    )
+    columns["log_probs"] = tuple(t[:, :w] for t, w in zip(columns["log_probs"], widest.tolist(), strict=True))
     return [
         PackedSteps(
             num_traces=int(sizes[b]),

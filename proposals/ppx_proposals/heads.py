@@ -58,7 +58,7 @@ class HeadInput(NamedTuple):
     def layer(self, linear: nn.Linear) -> Tensor:
         """A dense layer of `[state, observed, current]`, `(S, hidden)`."""
         sizes = [part.shape[1] for part in (self.state, self.observed, self.current)]
-        of_state, of_observed, of_current = linear.weight.split(sizes, dim=1)
+        of_state, of_observed, of_current = torch.split(linear.weight, sizes, dim=1)
         observed = functional.embedding(
             self.trace, functional.linear(self.observed, of_observed, linear.bias)
         )

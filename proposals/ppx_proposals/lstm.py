@@ -39,7 +39,7 @@ def packed_lstm(lstm: nn.LSTM, constant: Tensor, x: Tensor, batch_sizes: Tensor,
         output: Tensor = packed.data
         return output
     weights: dict[str, Tensor] = dict(lstm.named_parameters())
-    of_constant, of_x = weights["weight_ih_l0"].split([constant.shape[1], x.shape[1]], dim=1)
+    of_constant, of_x = torch.split(weights["weight_ih_l0"], [constant.shape[1], x.shape[1]], dim=1)
     gates = functional.linear(constant, of_constant, weights["bias_ih_l0"] + weights["bias_hh_l0"])
     sizes = batch_sizes.tolist()
     if len(gates) == 1 and sizes:
@@ -56,7 +56,8 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, constant: Tensor, x: Tensor, of_x: Tensor, of_h: Tensor, sizes: list[int]
     ) -> Tensor:
         size = of_h.shape[1]
-        gates = x @ of_x.mT
+        gates: Tensor = x @ of_x.mT
+        h: Tensor
         h, c, tanh_c = gates.new_empty(3, len(x), size)
         transposed = of_h.mT
         h_before = c_before = None

@@ -132,6 +132,8 @@ def train(
             rule=config.rule,
             lr_bounds=config.lr_bounds,
         )
+    for group in proposal.optimizer.param_groups:
+        group["max_grad_norm"] = config.max_grad_norm
     _Training(sim, proposal, held_out, seed, num_traces, config, folder, on_step).run()
     return proposal
 
@@ -281,14 +283,11 @@ class _Training:
             self._on_step(TrainingReport(step, self._num_traces, rate, left, state.num_failed, known))
 
     def _update(self, batch: PackedSteps) -> float:
-        """One step of the optimizer; a gradient that is not finite changes nothing."""
+        """One step of the optimizer, which leaves everything as it is if the gradient is not finite."""
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._proposal.batch_loss(batch)
         torch.autograd.backward(loss)
-        parameters = [p for p in self._proposal.network.parameters() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm)
-        if math.isfinite(float(norm)):
-            self._optimizer.step()
+        self._optimizer.step()
         return float(loss.detach())
 
 

@@ -23,7 +23,9 @@ from ppx_proposals.heads import (
 from ppx_server.distributions import FAMILIES
 
 CONFIG = NetworkConfig(head_size=16)
-NOTHING = HeadInput(torch.zeros(1, 1), torch.zeros(1, 2), torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
+NOTHING = HeadInput(
+    torch.zeros(1, 1), torch.zeros(1, 2), torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
+)
 # Mixtures are allowed to be anything a network may give: narrow, wide, far out.
 STEEP = 8.0
 
@@ -31,7 +33,10 @@ STEEP = 8.0
 def _input(size: int, *, observations: int = 1) -> HeadInput:
     """Four numbers per draw, in three parts; `torch.manual_seed` decides which."""
     return HeadInput(
-        torch.randn(size, 1), torch.randn(observations, 2), torch.randn(size, 1), torch.arange(size) % observations
+        torch.randn(size, 1),
+        torch.randn(observations, 2),
+        torch.randn(size, 1),
+        torch.arange(size) % observations,
     )
 
 

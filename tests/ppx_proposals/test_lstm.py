@@ -19,7 +19,9 @@ def test_outputs_and_gradients_are_those_of_torch(sizes: list[int], how: str) ->
     constant = torch.randn(num_sequences, 2, dtype=torch.float64, requires_grad=True)
     x = torch.randn(sum(sizes), 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(sum(sizes), 4, dtype=torch.float64)
-    sequence = torch.cat([torch.arange(n) if how != "shared" else torch.zeros(n, dtype=torch.int64) for n in sizes])
+    sequence = torch.cat(
+        [torch.arange(n) if how != "shared" else torch.zeros(n, dtype=torch.int64) for n in sizes]
+    )
     theirs = lstm(PackedSequence(torch.cat([constant[sequence], x], dim=1), batch_sizes))[0].data
     ours = packed_lstm(lstm, constant, x, batch_sizes, sequence)
     torch.testing.assert_close(ours, theirs)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ppx_proposals.optim.hypergradient import Group, HypergradientOptimizer, check_hypergradient
+from ppx_proposals.optim.hypergradient import Group, HypergradientOptimizer, Joined, check_hypergradient
 
 
 class AdamHD(HypergradientOptimizer):
@@ -57,31 +57,28 @@ class AdamHD(HypergradientOptimizer):
         }
         super().__init__(params, defaults)
 
-    def _move(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> list[Tensor] | None:
+    def _move(self, group: Group, params: list[Tensor], gradient: Tensor, direction: Joined | None) -> None:
         beta1, beta2 = group["betas"]
-        states = [self.state[p] for p in params]
-        for p, state in zip(params, states, strict=True):
-            if "step" not in state:
-                state["step"] = 0
-                state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            state["step"] += 1
-        m = [s["exp_avg"] for s in states]
-        v = [s["exp_avg_sq"] for s in states]
+        m, v = self._state_of(params, "exp_avg"), self._state_of(params, "exp_avg_sq")
+        steps = []
+        for p in params:
+            self.state[p]["step"] = self.state[p].get("step", 0) + 1
+            steps.append(self.state[p]["step"])
         # m_t = beta1 m_{t-1} + (1 - beta1) g_t,   v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
-        torch._foreach_lerp_(m, grads, 1 - beta1)
-        torch._foreach_mul_(v, beta2)
-        torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
-        correction1 = [1 - beta1 ** s["step"] for s in states]
-        correction2 = [(1 - beta2 ** s["step"]) ** 0.5 for s in states]
-        # sqrt(vhat_t) + eps
-        denominator = list(torch._foreach_sqrt(v))
-        torch._foreach_div_(denominator, correction2)
-        torch._foreach_add_(denominator, group["eps"])
-        torch._foreach_addcdiv_(params, m, denominator, [-(group["lr"] / c) for c in correction1])
-        if group["hypergrad_lr"] == 0:
-            return None
+        m.flat.lerp_(gradient, 1 - beta1)
+        v.flat.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        # sqrt(vhat_t) + eps; parameters may have joined at different steps.
+        denominator = Joined.of(params) if direction is None else direction
+        torch.sqrt(v.flat, out=denominator.flat)
+        torch._foreach_div_(denominator.views, [(1 - beta2**t) ** 0.5 for t in steps])
+        denominator.flat.add_(group["eps"])
+        correction = [1 - beta1**t for t in steps]
+        if direction is None:
+            torch._foreach_addcdiv_(
+                params, m.views, denominator.views, [-(group["lr"] / c) for c in correction]
+            )
+            return
         # D_t = -mhat_t / (sqrt(vhat_t) + eps)
-        directions = list(torch._foreach_div(m, denominator))
-        torch._foreach_div_(directions, [-c for c in correction1])
-        return directions
+        torch.div(m.flat, denominator.flat, out=direction.flat)
+        torch._foreach_div_(direction.views, [-c for c in correction])
+        torch._foreach_add_(params, direction.views, alpha=group["lr"])

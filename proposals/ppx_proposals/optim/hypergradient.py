@@ -15,6 +15,9 @@ so the learning rate follows by gradient descent on itself, before every step (D
 Dot products and norms run over a whole parameter group. A parameter without a gradient does not move, so its part of g
 and of D is 0.
 
+The arithmetic runs on the gradients and the state of all parameters laid end to end, because most networks have many
+small parameters and calls cost more than sums; the state of each parameter is a view of that.
+
 `HypergradientOptimizer` is the part that all such optimizers share; a subclass says how it moves.
 """
 
@@ -23,7 +26,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -33,6 +36,25 @@ from torch.optim.optimizer import ParamsT
 Group = dict[str, Any]
 _DIRECTION = "direction"
 RULES = ("additive", "multiplicative")
+
+
+class Joined(NamedTuple):
+    """Something of several parameters, end to end.
+
+    Attributes:
+        flat: `(total size,)`.
+        views: One view of `flat` per parameter, in its shape.
+    """
+
+    flat: Tensor
+    views: list[Tensor]
+
+    @classmethod
+    def of(cls, tensors: list[Tensor]) -> Joined:
+        """A copy of tensors, end to end."""
+        flat = torch.cat([t.reshape(-1) for t in tensors])
+        parts = torch.split(flat, [t.numel() for t in tensors])
+        return cls(flat, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
 
 def check_hypergradient(*, lr: float, hypergrad_lr: float, rule: str, lr_bounds: tuple[float, float]) -> None:
@@ -56,8 +78,9 @@ class HypergradientOptimizer(Optimizer):
     """Base of optimizers whose `param_groups[i]["lr"]` is adapted at every step; it is a float and never negative.
 
     Every group carries `lr`, `weight_decay` (L2, part of the gradient; `p.grad` is not touched), `hypergrad_lr` (beta
-    above; 0 switches the adaptation off), `rule` and `lr_bounds`. Do not combine with a learning rate scheduler: the
-    learning rate is state, not a setting.
+    above; 0 switches the adaptation off), `rule`, `lr_bounds`, and `max_grad_norm`, infinite unless it is set:
+    gradients of a larger norm, taken over the group, are scaled down to it, and one that is not finite moves nothing.
+    Do not combine with a learning rate scheduler: the learning rate is state, not a setting.
 
     Args:
         params: Parameters or groups of them.
@@ -65,7 +88,8 @@ class HypergradientOptimizer(Optimizer):
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        super().__init__(params, defaults)
+        super().__init__(params, {"max_grad_norm": math.inf, **defaults})
+        self._joined: dict[tuple[str, int], Joined] = {}
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -108,68 +132,92 @@ class HypergradientOptimizer(Optimizer):
         self.param_groups[group]["params"].extend(new)
 
     @abstractmethod
-    def _move(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> list[Tensor] | None:
+    def _move(self, group: Group, params: list[Tensor], gradient: Tensor, direction: Joined | None) -> None:
         """Moves parameters by `group["lr"]` times their directions.
 
         Args:
             group: Settings, with the adapted learning rate.
-            params: Parameters that have a gradient.
-            grads: Their gradients, weight decay included; not to be written to.
-
-        Returns:
-            The directions D_t, tensors that nobody writes to afterwards; may be None if `group["hypergrad_lr"]` is 0.
+            params: Parameters of one device and type that have a gradient.
+            gradient: Their gradients end to end, weight decay included.
+            direction: Where the directions D_t go; None if nobody needs them.
         """
 
-    def _step_group(self, group: Group) -> None:
-        params = [p for p in group["params"] if p.grad is not None]
-        if not params:
-            self._forget(group["params"])
-            return
-        grads = [p.grad for p in params]
-        if any(g.is_sparse for g in grads):
-            raise ValueError("hypergradient optimizers take dense gradients; use dense embeddings")
-        if group["weight_decay"] != 0:
-            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-        if group["hypergrad_lr"] != 0:
-            group["lr"] = self._adapted(group, params, grads)
-        directions = self._move(group, params, grads)
-        if group["hypergrad_lr"] != 0 and directions is not None:
-            self._forget(p for p in group["params"] if p.grad is None)
-            for p, direction in zip(params, directions, strict=True):
-                self.state[p][_DIRECTION] = direction
+    def _state_of(self, params: list[Tensor], key: str) -> Joined:
+        """State of parameters end to end, zeros at first; what each has is a view of it."""
+        own = [self.state[p].get(key) for p in params]
+        joined = self._joined.get((key, id(params[0])))
+        if (
+            joined is None
+            or len(joined.views) != len(own)
+            or any(v is not s for v, s in zip(joined.views, own, strict=True))
+        ):
+            pairs = zip(own, params, strict=True)
+            joined = Joined.of([torch.zeros_like(p) if s is None else s for s, p in pairs])
+            for p, view in zip(params, joined.views, strict=True):
+                self.state[p][key] = view
+            self._joined[key, id(params[0])] = joined
+        return joined
 
-    def _adapted(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> float:
-        """The learning rate after its own step of gradient descent."""
+    def _step_group(self, group: Group) -> None:
+        gradients = _gradients(group)
+        norm = math.nan
+        if gradients and (group["max_grad_norm"] < math.inf or group["rule"] == "multiplicative"):
+            norm = _norm([g for _, g in gradients])
+        if group["max_grad_norm"] < math.inf and gradients:
+            if not math.isfinite(norm):
+                return
+            if norm > group["max_grad_norm"]:
+                for _, g in gradients:
+                    g.mul_(group["max_grad_norm"] / norm)
+                norm = group["max_grad_norm"]
+        if group["weight_decay"] != 0:
+            for params, g in gradients:
+                g.add_(Joined.of(params).flat, alpha=group["weight_decay"])
+            norm = _norm([g for _, g in gradients])
+        directions: list[Joined | None] = [None] * len(gradients)
+        if group["hypergrad_lr"] != 0:
+            directions = [self._state_of(params, _DIRECTION) for params, _ in gradients]
+            group["lr"] = self._adapted(group, gradients, norm)
+        for (params, g), direction in zip(gradients, directions, strict=True):
+            self._move(group, params, g, direction)
+        # Parameters that do not move have the direction 0.
+        for p in group["params"]:
+            if p.grad is None and p in self.state:
+                self.state[p].pop(_DIRECTION, None)
+
+    def _adapted(self, group: Group, gradients: list[tuple[list[Tensor], Tensor]], norm: float) -> float:
+        """The learning rate after its own step of gradient descent; `norm` is |g_t|."""
         alpha: float = group["lr"]
         beta: float = group["hypergrad_lr"]
-        last = {p: d for p in group["params"] if (d := self._direction(p)) is not None}
-        pairs = [(g, last[p]) for p, g in zip(params, grads, strict=True) if p in last]
-        if not pairs:
-            return alpha
+        last = [self._state_of(params, _DIRECTION).flat for params, _ in gradients]
         # h_t = g_t . D_{t-1}
-        h = _total([torch.dot(g.reshape(-1), d.reshape(-1)) for g, d in pairs])
+        h = math.fsum(float(torch.dot(g, d)) for (_, g), d in zip(gradients, last, strict=True))
         if group["rule"] == "multiplicative":
-            # 1 - beta h_t / (|g_t| |D_{t-1}|); parameters without a direction still count in |g_t|.
-            norm = math.sqrt(_total([n.square() for n in torch._foreach_norm(grads)]))
-            norm *= math.sqrt(_total([n.square() for n in torch._foreach_norm(list(last.values()))]))
+            # 1 - beta h_t / (|g_t| |D_{t-1}|); parameters without a gradient still count in |D_{t-1}|.
+            still = [p for p in group["params"] if p.grad is None and p in self.state]
+            last += [d.reshape(-1) for p in still if (d := self.state[p].get(_DIRECTION)) is not None]
+            norm *= _norm(last)
             adapted = alpha * (1.0 - beta * h / norm) if norm > 0.0 else alpha
         else:
             adapted = alpha - beta * h
         low, high = group["lr_bounds"]
         return min(max(adapted, float(low)), float(high)) if math.isfinite(adapted) else alpha
 
-    def _direction(self, p: Tensor) -> Tensor | None:
-        direction: Tensor | None = self.state[p].get(_DIRECTION) if p in self.state else None
-        return direction
 
-    def _forget(self, params: Iterable[Tensor]) -> None:
-        """Parameters that do not move have the direction 0."""
-        for p in params:
-            if p in self.state:
-                self.state[p].pop(_DIRECTION, None)
+def _gradients(group: Group) -> list[tuple[list[Tensor], Tensor]]:
+    """Parameters that have a gradient, by device and type, with a copy of their gradients end to end."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for p in group["params"]:
+        if p.grad is not None:
+            if p.grad.is_sparse:
+                raise ValueError("hypergradient optimizers take dense gradients; use dense embeddings")
+            kinds.setdefault((p.device, p.dtype), []).append(p)
+    return [
+        (params, torch.cat([p.grad.reshape(-1) for p in params if p.grad is not None]))
+        for params in kinds.values()
+    ]
 
 
-def _total(values: list[Tensor]) -> float:
-    """Sum of scalars in float64, with one synchronisation per device."""
-    devices = {v.device for v in values}
-    return sum(float(torch.stack([v for v in values if v.device == d]).double().sum()) for d in devices)
+def _norm(vectors: list[Tensor]) -> float:
+    """Euclidean norm of several vectors together."""
+    return math.hypot(*(float(torch.linalg.vector_norm(v)) for v in vectors))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ppx_proposals.optim.hypergradient import Group, HypergradientOptimizer, check_hypergradient
+from ppx_proposals.optim.hypergradient import Group, HypergradientOptimizer, Joined, check_hypergradient
 
 
 class SGDHD(HypergradientOptimizer):
@@ -47,6 +47,7 @@ class SGDHD(HypergradientOptimizer):
         }
         super().__init__(params, defaults)
 
-    def _move(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> list[Tensor] | None:
-        torch._foreach_add_(params, grads, alpha=-group["lr"])
-        return list(torch._foreach_neg(grads))
+    def _move(self, group: Group, params: list[Tensor], gradient: Tensor, direction: Joined | None) -> None:
+        target = Joined.of(params) if direction is None else direction
+        torch.neg(gradient, out=target.flat)
+        torch._foreach_add_(params, target.views, alpha=group["lr"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, nan
 from typing import TYPE_CHECKING
@@ -31,9 +32,30 @@ Execute = Callable[[ScriptedTrace], tuple["Tensor | None", str | None]]
 
 _BLOCK = 1 << 15
 """Random numbers made at once, at most."""
-_FEWEST, _MOST = 8, 1024
-"""Random numbers made in advance for a trace; others are made when they are needed, which costs more."""
+_MOST = 1024
+"""Random numbers made in advance for a trace, at most."""
 _CATEGORICAL = Categorical.code
+
+
+@dataclass
+class Expected:
+    """How many random numbers traces take, judged by those that have run.
+
+    They are made for many traces at once; more than that are made when they are needed, which costs more.
+    """
+
+    draws: int = 8
+    observations: int = 8
+
+    def learn(self, draws: Sequence[int], observations: Sequence[int]) -> None:
+        """Takes the numbers that the traces of a batch used into account."""
+        self.draws = _most(draws, self.draws)
+        self.observations = _most(observations, self.observations)
+
+
+def _most(counts: Sequence[int], before: int) -> int:
+    """What nine of ten traces do with, slowly forgetting the batches before."""
+    return before if not len(counts) else int(max(np.quantile(counts, 0.9), 0.9 * before)) + 1
 
 
 class Batch:
@@ -61,40 +83,40 @@ class Batch:
         self.result = BatchResult(script.batch)
         self._script = script
         self._used: list[Site] = []
+        self._num_draws: list[int] = []
+        self._num_observed: list[int] = []
         self._weighed: dict[tuple[int, int], tuple[array[int], array[float], array[float]]] = {}
 
-    def run(self, execute: Execute, expected: int) -> BatchResult:
-        """Executes all of them.
-
-        Args:
-            execute: Runs the model once.
-            expected: How many draws a trace will make, about.
-        """
+    def run(self, execute: Execute, expected: Expected) -> BatchResult:
+        """Executes all of them."""
         start = time.perf_counter()
         try:
+            draws = self._numbers(Stream.DRAWS, expected.draws)
+            drawn = expected.observations if self.observations is None else 0
+            observed = self._numbers(Stream.OBSERVATIONS, drawn)
             limits = pairwise(self._script.offsets.tolist())
-            for (draws, observed), (first, stop) in zip(self._numbers(expected), limits, strict=True):
+            for own, own_observed, (first, stop) in zip(draws, observed, limits, strict=True):
                 cursor = None if first == stop else Cursor(self.choices, first, stop, follows=self.asks)
-                self._run_trace(ScriptedTrace(self, cursor, draws, observed), execute)
+                self._run_trace(ScriptedTrace(self, cursor, own, own_observed), execute)
         finally:
             for site in self._used:
                 site.vector = None
+        expected.learn(self._num_draws, self._num_observed)
         self._weigh_draws()
         self._weigh_observations()
         self.result.seconds = time.perf_counter() - start
         return self.result
 
-    def _numbers(self, expected: int) -> Iterator[tuple[Numbers, Numbers]]:
-        """The random numbers of each trace, for its draws and for its observations."""
+    def _numbers(self, stream: Stream, expected: int) -> Iterator[Numbers]:
+        """The random numbers of each trace."""
         seed, index = self._script.seed, self._script.index
-        count = min(max(expected, _FEWEST), _MOST)
-        block = max(_BLOCK // count, 1)
+        count = min(expected, _MOST)
+        block = _BLOCK // max(count, 1)
         for first in range(0, len(index), block):
             part = index[first : first + block]
-            u = uniforms(seed, part, 0, count, Stream.DRAWS)
+            u = uniforms(seed, part, 0, count, stream)
             for number, row, normals in zip(part.tolist(), u.tolist(), ndtri(u).tolist(), strict=True):
-                draws = Numbers(seed, number, Stream.DRAWS, (row, normals))
-                yield draws, Numbers(seed, number, Stream.OBSERVATIONS)
+                yield Numbers(seed, number, stream, (row, normals))
 
     def _run_trace(self, trace: ScriptedTrace, execute: Execute) -> None:
         result = self.result
@@ -111,6 +133,9 @@ class Batch:
         elif value is not None and np.size(value):
             result.results.add(self.sites.number("", "", 0, np.shape(value)), 0, value)
         trace.close()
+        self._num_draws.append(trace.num_draws)
+        if self.observations is None:
+            self._num_observed.append(trace.num_observed)
         result.status.append(status)
         result.offsets.append(len(result.address))
         for columns in (result.observations, result.tags, result.results, result.loops):

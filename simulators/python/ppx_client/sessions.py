@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppx_client.batches import Batch
+from ppx_client.batches import Batch, Expected
 from ppx_client.buffers import MalformedError
 from ppx_client.columns import decode_run_batch, encode_batch_result
 from ppx_client.sites import Site, Sites
@@ -19,20 +19,16 @@ if TYPE_CHECKING:
 
 
 class Executor:
-    """Executes batches for all controllers of a simulator."""
+    """What the batches of all controllers share.
+
+    Attributes:
+        sites: The addresses of the simulator.
+        expected: How many random numbers traces take.
+    """
 
     def __init__(self) -> None:
         self.sites = Sites()
-        self._num_draws = 0.0
-
-    def expected(self) -> int:
-        """How many draws a trace will make, judged by those of the batches before."""
-        return int(1.25 * self._num_draws) + 4
-
-    def learn(self, num_draws: int, num_traces: int) -> None:
-        """Remembers how many draws the traces of a batch made."""
-        if num_traces:
-            self._num_draws += 0.5 * (num_draws / num_traces - self._num_draws)
+        self.expected = Expected()
 
 
 class BatchSession:
@@ -55,8 +51,7 @@ class BatchSession:
         executor = self._executor
         chosen = self._sites(message)
         batch = Batch(message, executor.sites, chosen, self._given(message))
-        result = batch.run(execute, executor.expected())
-        executor.learn(len(result.address), len(message.index))
+        result = batch.run(execute, executor.expected)
         first, addresses = self._told, executor.sites.addresses
         self._told = len(addresses)
         return encode_batch_result(result, first, addresses[first:])

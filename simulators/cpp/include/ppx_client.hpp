@@ -19,6 +19,7 @@
 
 #include "ppx_client/address.hpp"
 #include "ppx_client/families.hpp"
+#include "ppx_client/fingerprint.hpp"
 #include "ppx_client/model.hpp"
 #include "ppx_client/serve.hpp"
 #include "ppx_client/tensor.hpp"

@@ -10,9 +10,13 @@
 #pragma once
 
 #include <charconv>
-#include <cstddef>
+#include <cstdint>
+#include <deque>
 #include <string>
 #include <string_view>
+#include <utility>
+
+#include "ppx_client/index.hpp"
 
 namespace ppx_client {
 
@@ -52,34 +56,53 @@ inline void append_call_site(std::string& text, const CallSite& site) {
     text.append(":").append(digits, end).append(":").append(site.function);
 }
 
-/// The scopes of a thread, and the address being built.
+/// A scope that the thread has been in: a node of a tree, so that a statement finds its scopes in one pointer.
+struct ScopeNode {
+    const ScopeNode* parent = nullptr;
+    std::string name;
+    std::string prefix;  // the names down to here, each with a slash behind it
+};
+
+/// The scope in which a thread is, and the address being built.
 class AddressPath {
   public:
     /// Valid until the next call.
     std::string_view address(std::string_view name, const CallSite& site) {
-        path_.resize(scopes_);
+        text_ = scope_->prefix;
         if (name.empty()) {
-            append_call_site(path_, site);
+            append_call_site(text_, site);
         } else {
-            path_.append(name);
+            text_.append(name);
         }
-        return path_;
+        return text_;
     }
 
-    /// Returns what `leave` needs to undo it.
-    std::size_t enter(std::string_view scope) {
-        const std::size_t outer = scopes_;
-        path_.resize(scopes_);
-        path_.append(scope).append("/");
-        scopes_ = path_.size();
-        return outer;
+    const ScopeNode* scope() const { return scope_; }
+
+    void enter(std::string_view name) {
+        const std::uint64_t hash = mix(hash_bytes(name), reinterpret_cast<std::uintptr_t>(scope_));
+        const ScopeNode* inner = index_.find(
+            hash, [&](const ScopeNode& node) { return node.parent == scope_ && node.name == name; });
+        if (inner == nullptr) {
+            nodes_.push_back({scope_, std::string(name), scope_->prefix + std::string(name) + "/"});
+            index_.insert(hash, nodes_.back());
+            inner = &nodes_.back();
+        }
+        scope_ = inner;
     }
 
-    void leave(std::size_t outer) { scopes_ = outer; }
+    void leave() { scope_ = scope_->parent; }
+
+    /// Goes outside all scopes; returns what `go_back` needs to undo it.
+    const ScopeNode* go_out() { return std::exchange(scope_, &root_); }
+    void go_back(const ScopeNode* scope) { scope_ = scope; }
 
   private:
-    std::string path_;        // the scopes, each with a slash behind it, and then the last address
-    std::size_t scopes_ = 0;  // length of the scopes
+    ScopeNode root_;
+    const ScopeNode* scope_ = &root_;
+    std::deque<ScopeNode> nodes_;
+    Index<const ScopeNode> index_;
+    std::string text_;
 };
 
 }  // namespace detail

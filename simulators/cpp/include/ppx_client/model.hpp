@@ -1,9 +1,10 @@
-// What a model calls: sample, observe, tag, scope, seed.
+// What a model calls: sample, observe, tag, scope, rejection_scope, seed.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@
 
 #include "ppx_client/address.hpp"
 #include "ppx_client/families.hpp"
+#include "ppx_client/player.hpp"
 #include "ppx_client/prior.hpp"
 #include "ppx_client/runtime.hpp"
 #include "ppx_client/tensor.hpp"
@@ -36,12 +38,14 @@ auto make_value(const Prior& prior) {
 
 /// Counts are integers for the model.
 template <class D, class T>
-auto to_model(T value, std::string_view address) {
+auto to_model(T value, ThreadState& thread, const Label& label) {
     if constexpr (!D::is_array && info(D::family).discrete) {
         // Beyond 2^53 doubles are no longer all whole numbers.
         if (!(std::abs(value) <= 0x1p53) || value != std::floor(value))
-            throw std::out_of_range(std::string("draw '").append(address) + "': " + info(D::family).name + ": " +
-                                    number_text(value) + " is no whole number up to 2^53; check who chose it");
+            throw std::out_of_range(
+                std::string("draw '").append(thread.path.address(label.name, label.call_site)) + "': " +
+                info(D::family).name + ": " + number_text(value) +
+                " is no whole number up to 2^53; check who chose it");
         return static_cast<std::int64_t>(value);
     } else {
         return value;
@@ -62,21 +66,36 @@ inline void fit_value(Prior& prior, const View& value, std::string_view address)
     }
 }
 
-template <bool is_array, class D>
-auto observe(const D& distribution, const View* value, std::string_view name, const CallSite& site) {
-    ThreadState& thread = this_thread();
-    const std::string_view address = thread.path.address(name, site);
-    Prior prior = make_prior(distribution, address);
-    if (value != nullptr) fit_value(prior, *value, address);
-    auto result = make_value<is_array>(prior);
-    double* const out = elements(result);
+/// An observation that is not played: a controller's, or without one a draw.
+inline void observe(ThreadState& thread, const Request& request, const Prior& prior, const View* value, double* out) {
     if (thread.controller != nullptr) {
-        thread.controller->observe({address, name}, prior, value, out);
+        thread.controller->observe(request, prior, value, out);
     } else if (value != nullptr) {
         std::copy(value->data, value->data + value->size, out);
     } else {
         thread.draw(prior, out);
     }
+}
+
+template <bool is_array, class D>
+auto observe(const D& distribution, const View* value, const Label& label) {
+    ThreadState& thread = this_thread();
+    if constexpr (!is_array) {
+        if (thread.player != nullptr)
+            return thread.player->observe(distribution, value == nullptr ? nullptr : value->data, label);
+    }
+    const std::string_view address = thread.path.address(label.name, label.call_site);
+    Prior prior = make_prior(distribution, address);
+    if (value != nullptr) fit_value(prior, *value, address);
+    auto result = make_value<is_array>(prior);
+    double* const out = elements(result);
+    if constexpr (is_array) {
+        if (thread.player != nullptr) {
+            thread.player->observe(prior, value == nullptr ? nullptr : value->data, label, out);
+            return result;
+        }
+    }
+    observe(thread, {address, label.name}, prior, value, out);
     return result;
 }
 
@@ -97,15 +116,23 @@ template <class D>
 auto sample(const D& distribution, std::string_view name = {}, bool control = true,
             CallSite site = CallSite::current()) {
     detail::ThreadState& thread = detail::this_thread();
+    const detail::Label label{name, site};
+    if constexpr (!D::is_array) {
+        if (thread.player != nullptr)
+            return detail::to_model<D>(thread.player->draw(distribution, label, control), thread, label);
+    }
     const std::string_view address = thread.path.address(name, site);
     const detail::Prior prior = detail::make_prior(distribution, address);
     auto value = detail::make_value<D::is_array>(prior);
+    double* const out = detail::elements(value);
     if (thread.controller != nullptr) {
-        thread.controller->sample({address, name}, prior, control, detail::elements(value));
+        thread.controller->sample({address, name}, prior, control, out);
+    } else if (thread.player != nullptr) {
+        thread.player->draw(prior, label, control, out);
     } else {
-        thread.draw(prior, detail::elements(value));
+        thread.draw(prior, out);
     }
-    return detail::to_model<D>(std::move(value), address);
+    return detail::to_model<D>(std::move(value), thread, label);
 }
 
 /// Compares the simulation with data: the value that was observed is distributed like this, given the draws
@@ -117,7 +144,7 @@ auto sample(const D& distribution, std::string_view name = {}, bool control = tr
 /// @throws std::invalid_argument A parameter is outside its domain, or the parameters' shapes differ.
 template <class D>
 auto observe(const D& distribution, std::string_view name = {}, CallSite site = CallSite::current()) {
-    return detail::observe<D::is_array>(distribution, nullptr, name, site);
+    return detail::observe<D::is_array>(distribution, nullptr, {name, site});
 }
 
 /// The same with the observed value in the simulator's code, which a controller may override.
@@ -129,7 +156,8 @@ template <class D, class V, std::enable_if_t<detail::is_value<V>, int> = 0>
 auto observe(const D& distribution, const V& value, std::string_view name = {}, CallSite site = CallSite::current()) {
     const auto given = detail::convert<detail::Common<V>>(value);
     const detail::View view = detail::view(given);
-    return detail::observe < D::is_array || !std::is_arithmetic_v < V >> (distribution, &view, name, site);
+    constexpr bool is_array = D::is_array || !std::is_arithmetic_v<V>;
+    return detail::observe<is_array>(distribution, &view, {name, site});
 }
 
 /// Reports a value that is no random choice, to be found in the results under its name. Without a controller,
@@ -139,25 +167,58 @@ auto observe(const D& distribution, const V& value, std::string_view name = {}, 
 template <class V, std::enable_if_t<detail::is_value<V>, int> = 0>
 void tag(const V& value, std::string_view name, CallSite site = CallSite::current()) {
     detail::ThreadState& thread = detail::this_thread();
-    if (thread.controller == nullptr) return;
+    if (thread.controller == nullptr && thread.player == nullptr) return;
     const auto given = detail::convert<detail::Common<V>>(value);
     const detail::View view = detail::view(given);
-    const std::string_view address = thread.path.address(name, site);
-    detail::check_shape(view, std::string("tag '").append(address) + "'");
-    thread.controller->tag({address, name}, view);
+    if constexpr (!std::is_arithmetic_v<V>)
+        detail::check_shape(view, std::string("tag '").append(thread.path.address(name, site)) + "'");
+    if (thread.player != nullptr) {
+        thread.player->tag(view, {name, site});
+    } else {
+        thread.controller->tag({thread.path.address(name, site), name}, view);
+    }
 }
 
 /// While it lives, addresses of draws on this thread begin with its name and a slash. Tells apart the draws
 /// of a function that is called from several places: `ppx_client::scope s("detector");`
 class [[nodiscard]] scope {
   public:
-    explicit scope(std::string_view name) : outer_(detail::this_thread().path.enter(name)) {}
-    ~scope() { detail::this_thread().path.leave(outer_); }
+    explicit scope(std::string_view name) { detail::this_thread().path.enter(name); }
+    ~scope() { detail::this_thread().path.leave(); }
     scope(const scope&) = delete;
     scope& operator=(const scope&) = delete;
+};
+
+/// While it lives, draws belong to a rejection loop, which inference can then treat as one: put it before a loop that
+/// draws until something is accepted. Addresses do not change. `ppx_client::rejection_scope r("mass");`
+class [[nodiscard]] rejection_scope {
+  public:
+    /// @param name Name of the loop; without one its address is the call site.
+    explicit rejection_scope(std::string_view name = {}, CallSite site = CallSite::current())
+        : name_(name), site_(site), exceptions_(std::uncaught_exceptions()) {
+        detail::ThreadState& thread = detail::this_thread();
+        if (thread.player != nullptr) loop_ = thread.player->begin_loop({name_, site_});
+        if (thread.controller != nullptr) report(thread, true);
+    }
+    /// May throw, as statements do: a controller can abandon the trace here.
+    ~rejection_scope() noexcept(false) {
+        detail::ThreadState& thread = detail::this_thread();
+        if (thread.player != nullptr) thread.player->end_loop(loop_);
+        // The loops of a trace that is being unwound end with it.
+        if (thread.controller != nullptr && std::uncaught_exceptions() == exceptions_) report(thread, false);
+    }
+    rejection_scope(const rejection_scope&) = delete;
+    rejection_scope& operator=(const rejection_scope&) = delete;
 
   private:
-    std::size_t outer_;
+    void report(detail::ThreadState& thread, bool begin) const {
+        thread.controller->rejection({thread.path.address(name_, site_), name_}, begin);
+    }
+
+    std::string name_;
+    CallSite site_;
+    int exceptions_;
+    detail::Player::Loop loop_;
 };
 
 /// Seeds the draws that this thread makes without a controller; otherwise the environment variable PPX_SEED

@@ -11,8 +11,8 @@
 #include <string>
 #include <string_view>
 
+#include "ppx_client/densities.hpp"
 #include "ppx_client/families.hpp"
-#include "ppx_client/quantiles.hpp"
 #include "ppx_client/tensor.hpp"
 
 namespace ppx_client::detail {
@@ -31,7 +31,7 @@ inline constexpr std::array<FamilyInfo, 12> family_table{{
     {"Normal", false, {"mean", "stddev"}, {Domain::Real, Domain::Positive}},
     {"Uniform", false, {"low", "high"}, {Domain::Real, Domain::Real}},
     {"Categorical", true, {"probs"}, {Domain::NonNegative}},
-    {"Poisson", true, {"rate"}, {Domain::Positive}},
+    {"Poisson", true, {"rate"}, {Domain::NonNegative}},
     {"Bernoulli", true, {"probs"}, {Domain::Unit}},
     {"Beta", false, {"concentration1", "concentration0"}, {Domain::Positive, Domain::Positive}},
     {"Exponential", false, {"rate"}, {Domain::Positive}},
@@ -71,6 +71,22 @@ inline const char* describe(Domain domain) {
     return texts[static_cast<std::size_t>(domain)];
 }
 
+/// What can be done with any family, for code that is compiled once for all of them.
+struct FamilyFunctions {
+    double (*value_of)(const double* params, std::size_t size, const Tails& tails, double z);
+    double (*normaliser)(const double* params, std::size_t size);
+    double (*log_density)(double x, const double* params, std::size_t size, double normaliser);
+};
+
+template <Family F>
+inline constexpr FamilyFunctions functions_of{&value_of<F>, &normaliser<F>, &log_density<F>};
+
+/// The parameters of one element of a draw.
+struct Params {
+    const double* data;
+    std::size_t size;
+};
+
 /// A distribution of the model, whatever its family; it points into the distribution and must not outlive it.
 struct Prior {
     Family family;
@@ -79,17 +95,25 @@ struct Prior {
     const std::int32_t* shape = nullptr;  // of the value
     std::size_t rank = 0;
     std::size_t size = 1;
-    Quantile quantile;
+    const FamilyFunctions* functions = nullptr;
 
-    /// The quantile of element i of the value.
-    double draw(std::size_t i, double uniform) const {
+    /// The parameters of element i of the value; they may lie in `memory`.
+    Params element(std::size_t i, std::array<double, 4>& memory) const {
         if (family == Family::Categorical) {
-            const std::size_t categories = params[0].size / size;
-            return quantile(params[0].data + i * categories, categories, uniform);
+            const bool shared = params[0].rank == 1;
+            const std::size_t categories = shared ? params[0].size : params[0].size / size;
+            return {params[0].data + (shared ? 0 : i * categories), categories};
         }
-        std::array<double, 4> values{};
-        for (std::size_t k = 0; k < num_params; ++k) values[k] = params[k].data[params[k].size == 1 ? 0 : i];
-        return quantile(values.data(), num_params, uniform);
+        for (std::size_t k = 0; k < num_params; ++k) memory[k] = params[k].data[params[k].size == 1 ? 0 : i];
+        return {memory.data(), num_params};
+    }
+
+    /// The value of element i that a uniform number makes.
+    double draw(std::size_t i, double uniform) const {
+        std::array<double, 4> memory;
+        const Params own = element(i, memory);
+        const Tails tails = tails_of_uniform(uniform);
+        return functions->value_of(own.data, own.size, tails, normal_quantile(tails));
     }
 };
 
@@ -128,11 +152,17 @@ inline void broadcast(Prior& prior, std::string_view address) {
         refuse_prior(prior, address, "probs is a single number; give one probability per category");
 }
 
+/// Whether a draw can lie between these bounds; the width of a Uniform must be finite, too.
+inline bool are_bounds(Family family, double low, double high) {
+    return low < high && (family == Family::Uniform ? std::isfinite(high - low) : low < infinity && high > -infinity);
+}
+
 inline void check_bounds(const Prior& prior, std::string_view address, const View& low, const View& high) {
     for (std::size_t i = 0; i < prior.size; ++i) {
         const double a = low.data[low.size == 1 ? 0 : i], b = high.data[high.size == 1 ? 0 : i];
-        if (!(a < b))
-            refuse_prior(prior, address, "low = " + number_text(a) + " is not below high = " + number_text(b));
+        if (!are_bounds(prior.family, a, b))
+            refuse_prior(prior, address,
+                         "low = " + number_text(a) + " is not below high = " + number_text(b) + ", or no draw can be");
     }
 }
 
@@ -175,13 +205,54 @@ inline void check_domains(const Prior& prior, std::string_view address) {
     if (prior.family == Family::Categorical) check_probs(prior, address);
 }
 
+/// Says why a number is no draw from the prior's family, or nothing. Bounds of continuous families are left to the
+/// densities; an index out of range or NaN would reach the model's arrays.
+///
+/// @param where Which of several numbers it is, for the text.
+inline std::string scalar_defect(const Prior& prior, double x, const std::string& where = {}) {
+    const FamilyInfo& family = info(prior.family);
+    const View& probs = prior.params[0];
+    const bool categorical = prior.family == Family::Categorical;
+    const double end = categorical ? probs.shape[probs.rank - 1] : infinity;
+    if (family.discrete ? x >= 0.0 && x < end && x == std::floor(x) : std::isfinite(x)) return {};
+    return "holds " + number_text(x) + where + ", but a " + family.name + " must be " +
+           (family.discrete ? "whole and >= 0" : "finite") + (categorical ? " and < " + number_text(end) : "");
+}
+
+/// Whether `scalar_defect` has nothing to say of a single draw; `size` is the number of parameters.
+template <Family F>
+bool is_possible(double x, [[maybe_unused]] std::size_t size) {
+    if constexpr (F == Family::Categorical) return x >= 0.0 && x < static_cast<double>(size) && x == std::floor(x);
+    return info(F).discrete ? x >= 0.0 && x == std::floor(x) : std::isfinite(x);
+}
+
+/// Whether the parameters of a single draw lie in their domains; `check_domains` says which does not.
+template <Family F>
+bool accepts(const double* p, std::size_t size) {
+    if constexpr (F == Family::Categorical) {
+        double sum = 0.0;
+        bool valid = true;
+        for (std::size_t c = 0; c < size; ++c) {
+            valid &= p[c] >= 0.0;
+            sum += p[c];
+        }
+        return valid && sum > 0.0 && std::isfinite(sum);
+    } else {
+        for (std::size_t k = 0; k < size; ++k)
+            if (!contains(info(F).domains[k], p[k])) return false;
+        if constexpr (F == Family::Uniform) return are_bounds(F, p[0], p[1]);
+        if constexpr (F == Family::TruncatedNormal) return are_bounds(F, p[2], p[3]);
+        return true;
+    }
+}
+
 /// The checked prior of a distribution.
 template <class D>
 Prior make_prior(const D& distribution, std::string_view address) {
     Prior prior{};
     prior.family = D::family;
     prior.num_params = D::num_params;
-    prior.quantile = &quantile<D::family>;
+    prior.functions = &functions_of<D::family>;
     prior.size = 1;
     for (std::size_t k = 0; k < D::num_params; ++k) prior.params[k] = view(distribution.params[k]);
     if constexpr (D::is_array || D::family == Family::Categorical) broadcast(prior, address);

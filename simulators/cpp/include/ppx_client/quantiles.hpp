@@ -1,134 +1,165 @@
-// Quantile functions: a draw is the quantile of one uniform number.
+// Quantiles of every family, through the smaller tail: how random numbers and standard coordinates become values. The
+// same as `from_z` of ppx_server.distributions, with its limits.
 //
 // Templates on the family, so that a model compiles only the Boost functions of the families it uses.
 #pragma once
 
 #include <algorithm>
-#include <boost/math/distributions/beta.hpp>
-#include <boost/math/distributions/binomial.hpp>
-#include <boost/math/distributions/gamma.hpp>
-#include <boost/math/distributions/poisson.hpp>
-#include <boost/math/special_functions/erf.hpp>
+#include <boost/math/special_functions/beta.hpp>
+#include <boost/math/special_functions/gamma.hpp>
 #include <cmath>
 #include <cstddef>
-#include <limits>
 
 #include "ppx_client/families.hpp"
+#include "ppx_client/normal.hpp"
+#include "ppx_client/truncated.hpp"
 
 namespace ppx_client::detail {
 
-/// Quantile of `uniform` in (0, 1), for the n parameters of one draw.
-using Quantile = double (*)(const double* params, std::size_t n, double uniform);
-
 namespace policies = boost::math::policies;
 
-/// Doubles stay doubles; discrete quantiles are the smallest k with cdf(k) >= u; overflow is infinity, no
-/// exception.
+/// Doubles stay doubles; what goes wrong is infinite or NaN, not an exception.
 using Policy =
-    policies::policy<policies::promote_double<false>, policies::discrete_quantile<policies::integer_round_up>,
-                     policies::overflow_error<policies::ignore_error>>;
+    policies::policy<policies::promote_double<false>, policies::domain_error<policies::ignore_error>,
+                     policies::pole_error<policies::ignore_error>, policies::overflow_error<policies::ignore_error>,
+                     policies::evaluation_error<policies::ignore_error>>;
 
-constexpr double sqrt_2 = 1.41421356237309504880;
+constexpr double below_one = 1.0 - 0x1p-53;
 
-template <class Dummy = void>
-double normal_cdf(double x) {
-    return 0.5 * std::erfc(-x / sqrt_2);
-}
+/// `value` within the bounds, and NaN if it is that.
+inline double clip(double value, double low, double high) { return value < low ? low : value > high ? high : value; }
 
-template <class Dummy = void>
-double normal_quantile(double u) {
-    return -sqrt_2 * boost::math::erfc_inv(2.0 * u, Policy());
-}
-
-/// x with sf(x) = v sf(a), for a so far out (a > 30) that sf underflows or soon will.
-///
-/// Newton's method on log sf(x) = -x^2/2 + log m(x) + const, with Mills' ratio m(x) = sf(x)/pdf(x) by its
-/// asymptotic series (Abramowitz and Stegun 26.2.12), whose error at x > 30 is below 1e-12.
-inline double far_tail_quantile(double a, double log_v) {
-    const auto mills = [](double x) {
-        const double r = 1.0 / (x * x);
-        return (1.0 - r * (1.0 - 3.0 * r * (1.0 - 5.0 * r * (1.0 - 7.0 * r)))) / x;
-    };
-    const double start = std::log(mills(a));
-    double x = std::sqrt(a * a - 2.0 * log_v);
-    for (int i = 0; i < 4; ++i) {
-        const double error = 0.5 * (a - x) * (a + x) + std::log(mills(x)) - start - log_v;
-        x = std::max(a, x + error * mills(x));
-    }
-    return x;
-}
-
-/// Quantile of the standard normal between a and b, 0 <= a or a < 0 < b.
-template <class Dummy = void>
-double truncated_quantile(double a, double b, double u) {
-    if (a > 30.0) {
-        // sf(b)/sf(a), with b so far above a that the ratio of Mills' ratios matters little only when it is
-        // tiny.
-        const double log_ratio =
-            std::isinf(b) ? -std::numeric_limits<double>::infinity() : 0.5 * (a - b) * (a + b) + std::log(a / b);
-        const double v = 1.0 + u * std::expm1(log_ratio);
-        return std::min(b, far_tail_quantile(a, std::log(v)));
-    }
-    if (a > 0.0) {
-        const double high = normal_cdf(-a), low = normal_cdf(-b);
-        return -normal_quantile(high + u * (low - high));
-    }
-    const double low = normal_cdf(a), high = normal_cdf(b);
-    const double p = low + u * (high - low);
-    // Above the median the complement keeps its digits.
-    return p <= 0.5 ? normal_quantile(p) : -normal_quantile(normal_cdf(-b) + (1.0 - u) * (high - low));
-}
-
-inline double categorical_quantile(const double* probs, std::size_t n, double u) {
+inline double sum_of(const double* numbers, std::size_t size) {
     double sum = 0.0;
-    for (std::size_t i = 0; i < n; ++i) sum += probs[i];
-    const double target = u * sum;
-    double cumulative = 0.0;
-    std::size_t last = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-        if (probs[i] == 0.0) continue;
-        last = i;
-        cumulative += probs[i];
-        if (target <= cumulative) break;
-    }
-    return static_cast<double>(last);
+    for (std::size_t i = 0; i < size; ++i) sum += numbers[i];
+    return sum;
 }
 
+/// Categories are in the order of their index, from whichever end is nearer.
+inline double categorical_quantile(const double* probs, std::size_t size, const Tails& tails) {
+    double sum = 0.0;
+    if (tails.p <= tails.q) {
+        const double target = tails.p * sum_of(probs, size);
+        for (std::size_t k = 0; k < size; ++k)
+            if ((sum += probs[k]) >= target) return static_cast<double>(k);
+        return static_cast<double>(size - 1);
+    }
+    const double target = tails.q * sum_of(probs, size);
+    for (std::size_t k = size - 1; k > 0; --k)
+        if ((sum += probs[k]) > target) return static_cast<double>(k);
+    return 0.0;
+}
+
+/// The smallest k from 0 to `high` for which `reached` holds, which it does from some k on and at `high`: by doubling
+/// steps from a guess, then bisection. Beyond 2^53 not every integer is a double: it stops where there is none between.
+template <class Reached>
+double smallest_count(double guess, double high, const Reached& reached) {
+    const auto enough = [&](double k) { return k >= high || reached(k); };
+    double yes = clip(std::nearbyint(guess), 0.0, high), no = yes - 1.0;
+    for (double step = 1.0; !enough(yes); step *= 2.0) {
+        no = yes;
+        yes = std::min(yes + step, high);
+    }
+    for (double step = 1.0; no >= 0.0 && enough(no); step *= 2.0) {
+        yes = no;
+        no = std::max(no - step, -1.0);
+    }
+    for (;;) {
+        const double middle = std::floor(0.5 * (yes + no));
+        if (!(middle > no && middle < yes)) return yes;
+        (enough(middle) ? yes : no) = middle;
+    }
+}
+
+/// Cornish-Fisher (Abramowitz and Stegun 26.2.49), right to about one count except far in the tails.
+inline double guess_count(const Tails& tails, double mean, double stddev, double skewness) {
+    const double z = normal_quantile(tails);
+    return mean + stddev * z + skewness * (z * z - 1.0) / 6.0;
+}
+
+template <class Dummy = void>
+double poisson_quantile(double rate, const Tails& tails) {
+    namespace math = boost::math;
+    return smallest_count(guess_count(tails, rate, std::sqrt(rate), 1.0), huge, [&](double k) {
+        return tails.p <= tails.q ? math::gamma_q(k + 1.0, rate, Policy()) >= tails.p
+                                  : math::gamma_p(k + 1.0, rate, Policy()) <= tails.q;
+    });
+}
+
+template <class Dummy = void>
+double binomial_quantile(double n, double prob, const Tails& tails) {
+    namespace math = boost::math;
+    const double mean = n * prob;
+    const double guess = guess_count(tails, mean, std::sqrt(mean * (1.0 - prob)), 1.0 - 2.0 * prob);
+    return smallest_count(guess, n, [&](double k) {
+        return tails.p <= tails.q ? math::ibetac(k + 1.0, n - k, prob, Policy()) >= tails.p
+                                  : math::ibeta(k + 1.0, n - k, prob, Policy()) <= tails.q;
+    });
+}
+
+/// -log of the upper tail: the quantile of the standard exponential.
+inline double cumulative_hazard(const Tails& tails) {
+    return tails.p < tails.q ? -std::log1p(-tails.p) : -std::log(tails.q);
+}
+
+inline double weibull_quantile(double scale, double concentration, const Tails& tails) {
+    const double hazard = cumulative_hazard(tails);
+    const double x = scale * std::pow(hazard, 1.0 / concentration);
+    if (x > tiny && x < huge) return x;
+    const double log_x = std::log(scale) + std::log(hazard) / concentration;  // the power may be out of range
+    return clip(std::exp(log_x), tiny, huge);
+}
+
+/// The value of a draw with these parameters and tails.
 template <Family F>
-double quantile([[maybe_unused]] const double* p, [[maybe_unused]] std::size_t n, double u) {
-    using namespace boost::math;
-    if constexpr (F == Family::Normal) {
-        return p[0] + p[1] * normal_quantile(u);
-    } else if constexpr (F == Family::Uniform) {
-        // Bounds of opposite sign may be further apart than the largest double.
-        const double x = (1.0 - u) * p[0] + u * p[1];
-        return std::min(std::max(x, p[0]), p[1]);
+double inverse(const double* p, [[maybe_unused]] std::size_t size, const Tails& tails) {
+    namespace math = boost::math;
+    static_assert(F != Family::Normal && F != Family::LogNormal, "their values come from coordinates");
+    const bool lower = tails.p <= tails.q;
+    if constexpr (F == Family::Uniform) {
+        return lower ? p[0] + (p[1] - p[0]) * tails.p : p[1] - (p[1] - p[0]) * tails.q;
     } else if constexpr (F == Family::Categorical) {
-        return categorical_quantile(p, n, u);
+        return categorical_quantile(p, size, tails);
     } else if constexpr (F == Family::Poisson) {
-        return boost::math::quantile(poisson_distribution<double, Policy>(p[0]), u);
+        return poisson_quantile(p[0], tails);
     } else if constexpr (F == Family::Bernoulli) {
-        return u > 1.0 - p[0] ? 1.0 : 0.0;
+        return (lower ? 1.0 - p[0] < tails.p : p[0] > tails.q) ? 1.0 : 0.0;
     } else if constexpr (F == Family::Beta) {
-        return boost::math::quantile(beta_distribution<double, Policy>(p[0], p[1]), u);
+        return clip(lower ? math::ibeta_inv(p[0], p[1], tails.p, Policy())
+                          : math::ibetac_inv(p[0], p[1], tails.q, Policy()),
+                    tiny, below_one);
     } else if constexpr (F == Family::Exponential) {
-        return -std::log1p(-u) / p[0];
+        return std::min(cumulative_hazard(tails) / p[0], huge);
     } else if constexpr (F == Family::Gamma) {
-        return boost::math::quantile(gamma_distribution<double, Policy>(p[0]), u) / p[1];
-    } else if constexpr (F == Family::LogNormal) {
-        return std::exp(p[0] + p[1] * normal_quantile(u));
+        const double x =
+            lower ? math::gamma_p_inv(p[0], tails.p, Policy()) : math::gamma_q_inv(p[0], tails.q, Policy());
+        return clip(x / p[1], tiny, huge);
     } else if constexpr (F == Family::Binomial) {
-        if (p[0] == 0.0 || p[1] == 0.0) return 0.0;
-        if (p[1] == 1.0) return p[0];
-        return boost::math::quantile(binomial_distribution<double, Policy>(p[0], p[1]), u);
+        return binomial_quantile(p[0], p[1], tails);
     } else if constexpr (F == Family::Weibull) {
-        return p[0] * std::pow(-std::log1p(-u), 1.0 / p[1]);
+        return weibull_quantile(p[0], p[1], tails);
     } else {
         static_assert(F == Family::TruncatedNormal);
-        const double a = (p[2] - p[0]) / p[1], b = (p[3] - p[0]) / p[1];
-        const double z = b <= 0.0 ? -truncated_quantile(-b, -a, 1.0 - u) : truncated_quantile(a, b, u);
-        return std::min(std::max(p[0] + p[1] * z, p[2]), p[3]);
+        return TruncatedNormalFrame(p).inverse(tails);
     }
+}
+
+/// The value of a uniform number and its coordinate z.
+template <Family F>
+double value_of(const double* p, std::size_t size, const Tails& tails, double z) {
+    if constexpr (F == Family::Normal) {
+        return p[0] + p[1] * z;
+    } else if constexpr (F == Family::LogNormal) {
+        return clip(std::exp(p[0] + p[1] * z), tiny, huge);
+    } else {
+        return inverse<F>(p, size, tails);
+    }
+}
+
+/// The value with a standard coordinate.
+template <Family F>
+double from_z(const double* p, std::size_t size, double z) {
+    return value_of<F>(p, size, tails_of_z(z), z);
 }
 
 }  // namespace ppx_client::detail

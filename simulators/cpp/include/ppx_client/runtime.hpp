@@ -1,4 +1,5 @@
-// Who answers draws: a controller while serve runs the model, and otherwise a generator of this process.
+// Who answers draws: while serve runs the model a controller or the player of its scripts, and otherwise a generator of
+// this process.
 #pragma once
 
 #include <atomic>
@@ -18,12 +19,18 @@
 
 namespace ppx_client::detail {
 
+/// Thrown through the model when its trace ends before the model does. Not a std::exception, so that a handler in the
+/// model does not catch it.
+struct AbandonedTrace {};
+
+class Player;
+
 /// A draw, observation or tag on its way to a controller.
 struct Request {
     std::string_view address, name;
 };
 
-/// Answers what the model asks while a trace runs.
+/// Answers what the model asks while a trace runs for a controller that answers each statement (PPX 1.0).
 class Controller {
   public:
     virtual ~Controller() = default;
@@ -37,6 +44,9 @@ class Controller {
 
     /// Reports a value of interest.
     virtual void tag(const Request& request, const View& value) = 0;
+
+    /// Reports that a rejection loop begins or ends.
+    virtual void rejection(const Request& request, bool begin) = 0;
 };
 
 /// Number of traces that controllers are running in this process.
@@ -64,7 +74,8 @@ inline std::uint64_t first_seed() {
 class ThreadState {
   public:
     AddressPath path;
-    Controller* controller = nullptr;
+    Controller* controller = nullptr;  // while one answers each statement
+    Player* player = nullptr;          // while a batch is played
 
     void seed(std::uint64_t value) { uniforms_.emplace(value, 0); }
 
@@ -96,5 +107,27 @@ inline ThreadState& this_thread() {
     static thread_local ThreadState state;
     return state;
 }
+
+/// Puts a controller or a player in charge of the thread's statements, and the thread outside all scopes.
+class Charge {
+  public:
+    Charge(Controller* controller, Player* player) : thread_(this_thread()), scope_(thread_.path.go_out()) {
+        thread_.controller = controller;
+        thread_.player = player;
+        ++running_traces();
+    }
+    ~Charge() {
+        --running_traces();
+        thread_.controller = nullptr;
+        thread_.player = nullptr;
+        thread_.path.go_back(scope_);
+    }
+    Charge(const Charge&) = delete;
+    Charge& operator=(const Charge&) = delete;
+
+  private:
+    ThreadState& thread_;
+    const ScopeNode* scope_;
+};
 
 }  // namespace ppx_client::detail

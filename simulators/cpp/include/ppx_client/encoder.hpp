@@ -1,21 +1,18 @@
-// PPX messages as FlatBuffers: building those a simulator sends, reading those it receives.
+// PPX messages as FlatBuffers: building those that a simulator sends.
 #pragma once
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <limits>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
 #include "flatbuffers/flatbuffers.h"
+#include "ppx_client/columns.hpp"
 #include "ppx_client/prior.hpp"
 #include "ppx_client/runtime.hpp"
+#include "ppx_client/sites.hpp"
 #include "ppx_client/tensor.hpp"
 #include "ppx_generated.h"
 
@@ -29,13 +26,17 @@ struct Capabilities {
     bool error = false;
     bool observed_value = false;
     bool truncated_normal = false;
+    bool rejection = false;
 
-    static constexpr std::array<const char*, 3> names{"observed_value", "error", "truncated_normal"};
+    /// Those of this client. That of a controller for "batch" and "shutdown" shows in its messages.
+    static constexpr std::array<const char*, 6> names{"observed_value", "error",     "truncated_normal",
+                                                      "batch",          "rejection", "shutdown"};
 
     void add(std::string_view name) {
         if (name == "error") error = true;
         if (name == "observed_value") observed_value = true;
         if (name == "truncated_normal") truncated_normal = true;
+        if (name == "rejection") rejection = true;
     }
 };
 
@@ -45,7 +46,8 @@ class Encoder {
     const void* data() const { return builder_.GetBufferPointer(); }
     std::size_t size() const { return builder_.GetSize(); }
 
-    void handshake_result(std::string_view system_name, std::string_view model_name, bool with_capabilities) {
+    void handshake_result(std::string_view system_name, std::string_view model_name, std::string_view fingerprint,
+                          bool with_capabilities) {
         start();
         flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>>> capabilities = 0;
         if (with_capabilities) {
@@ -54,9 +56,9 @@ class Encoder {
                            [this](const char* name) { return builder_.CreateString(name); });
             capabilities = builder_.CreateVector(names.data(), names.size());
         }
-        const auto system = string(system_name), model = string(model_name);
+        const auto system = string(system_name), model = string(model_name), version = string(fingerprint);
         finish(ppx::MessageBody_HandshakeResult,
-               ppx::CreateHandshakeResult(builder_, system, model, capabilities).Union());
+               ppx::CreateHandshakeResult(builder_, system, model, capabilities, version).Union());
     }
 
     void sample(const Request& request, const Prior& prior, bool control) {
@@ -83,9 +85,16 @@ class Encoder {
         finish(ppx::MessageBody_Tag, ppx::CreateTag(builder_, address, name, given).Union());
     }
 
-    void run_result(const std::optional<Tensor>& result) {
+    void rejection(const Request& request, bool begin) {
         start();
-        const auto given = result ? tensor(view(*result)) : flatbuffers::Offset<ppx::Tensor>(0);
+        const auto address = string(request.address), name = string(request.name);
+        finish(ppx::MessageBody_Rejection, ppx::CreateRejection(builder_, address, name, begin).Union());
+    }
+
+    /// Null where the model returned nothing.
+    void run_result(const View* result) {
+        start();
+        const auto given = result != nullptr ? tensor(*result) : flatbuffers::Offset<ppx::Tensor>(0);
         finish(ppx::MessageBody_RunResult, ppx::CreateRunResult(builder_, given).Union());
     }
 
@@ -99,6 +108,40 @@ class Encoder {
         finish(ppx::MessageBody_Error, ppx::CreateError(builder_, string(message)).Union());
     }
 
+    void shutdown_result() {
+        start();
+        finish(ppx::MessageBody_ShutdownResult, ppx::CreateShutdownResult(builder_).Union());
+    }
+
+    /// @param told How many entries of the address table the controller knows already.
+    void batch_result(std::uint64_t batch, const BatchColumns& columns, const std::vector<const Entry*>& addresses,
+                      std::size_t told) {
+        start();
+        const auto entries = this->addresses(addresses, told);
+        const auto failures = this->failures(columns.failures);
+        const auto observations = columns.observations.encode(builder_);
+        const auto tags = columns.tags.encode(builder_);
+        const auto results = columns.results.encode(builder_);
+        const auto loops = columns.loops.encode(builder_);
+        const DrawColumns& draws = columns.draws;
+        const auto status = create_column(builder_, columns.status);
+        const auto offsets = create_column(builder_, columns.offsets);
+        const auto address = create_column(builder_, draws.address, draws.size);
+        const auto instance = create_column(builder_, draws.instance, draws.size);
+        const auto params = create_column(builder_, draws.params, draws.size);
+        const auto value = create_column(builder_, draws.value, draws.size);
+        const auto z = create_column(builder_, draws.z, draws.size);
+        const auto log_prob = create_column(builder_, draws.log_prob, draws.size);
+        const auto flags = create_column(builder_, draws.flags, draws.size);
+        const auto params_offsets = create_column(builder_, draws.params_offsets);
+        const auto params_data = create_column(builder_, draws.params_data);
+        finish(ppx::MessageBody_BatchResult,
+               ppx::CreateBatchResult(builder_, batch, columns.seconds, status, offsets, address, instance, params,
+                                      value, z, log_prob, flags, params_offsets, params_data, observations, tags,
+                                      results, loops, failures, narrow(told), entries)
+                   .Union());
+    }
+
   private:
     static ppx::Distribution type(const Prior& prior) { return static_cast<ppx::Distribution>(prior.family); }
 
@@ -109,6 +152,27 @@ class Encoder {
 
     void finish(ppx::MessageBody type, flatbuffers::Offset<void> body) {
         builder_.Finish(ppx::CreateMessage(builder_, type, body));
+    }
+
+    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<ppx::Address>>> addresses(
+        const std::vector<const Entry*>& entries, std::size_t told) {
+        std::vector<flatbuffers::Offset<ppx::Address>> rows;
+        for (std::size_t i = told; i < entries.size(); ++i) {
+            const auto address = string(entries[i]->address), name = string(entries[i]->name);
+            const auto shape = create_column(builder_, entries[i]->shape);
+            rows.push_back(ppx::CreateAddress(builder_, address, name, entries[i]->family, shape));
+        }
+        return builder_.CreateVector(rows);
+    }
+
+    flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<ppx::Failure>>> failures(
+        const std::vector<FailedTrace>& failures) {
+        std::vector<flatbuffers::Offset<ppx::Failure>> rows;
+        for (const FailedTrace& failure : failures) {
+            const auto message = string(failure.message);
+            rows.push_back(ppx::CreateFailure(builder_, failure.trace, failure.kind, message));
+        }
+        return builder_.CreateVector(rows);
     }
 
     flatbuffers::Offset<flatbuffers::String> string(std::string_view text) {
@@ -138,85 +202,5 @@ class Encoder {
     flatbuffers::FlatBufferBuilder builder_{1024};
     flatbuffers::Offset<flatbuffers::Vector<std::int32_t>> empty_shape_ = 0;
 };
-
-/// Holds one received message.
-class Decoder {
-  public:
-    /// Copies the bytes, because a received frame may begin at any address, and checks every offset in them.
-    void read(const void* bytes, std::size_t size) {
-        words_.resize(size / sizeof(std::uint64_t) + 1);
-        if (size > 0) std::memcpy(words_.data(), bytes, size);
-        const auto* const data = reinterpret_cast<const std::uint8_t*>(words_.data());
-        flatbuffers::Verifier verifier(data, size);
-        // No file identifier: PPX 1.0 peers do not write it.
-        const bool valid = size >= sizeof(flatbuffers::uoffset_t) && size < FLATBUFFERS_MAX_BUFFER_SIZE &&
-                           verifier.VerifyBuffer<ppx::Message>(nullptr);
-        message_ = valid ? flatbuffers::GetRoot<ppx::Message>(data) : nullptr;
-    }
-
-    void clear() { message_ = nullptr; }
-
-    /// What kind of message it is; MessageBody_NONE if it is none.
-    ppx::MessageBody type() const {
-        return message_ == nullptr || message_->body() == nullptr ? ppx::MessageBody_NONE : message_->body_type();
-    }
-
-    const ppx::Message& message() const { return *message_; }
-
-    const char* name() const {
-        const auto number = static_cast<std::size_t>(type());
-        if (type() == ppx::MessageBody_NONE || type() > ppx::MessageBody_MAX) return "no PPX message";
-        return ppx::EnumNamesMessageBody()[number];
-    }
-
-  private:
-    std::vector<std::uint64_t> words_;
-    const ppx::Message* message_ = nullptr;
-};
-
-/// An empty tensor as an observed value means that there is none.
-inline bool is_empty(const ppx::Tensor* tensor) {
-    return tensor == nullptr || tensor->data() == nullptr || tensor->data()->size() == 0;
-}
-
-/// Says what is wrong with a tensor as an answer to a draw from the prior, or nothing. Its numbers may come without
-/// their shape, in C order.
-inline std::string shape_defect(const ppx::Tensor* tensor, const Prior& prior) {
-    const std::size_t found = is_empty(tensor) ? 0 : tensor->data()->size();
-    if (found != prior.size)
-        return "holds " + std::to_string(found) + " numbers where " + std::to_string(prior.size) + " are wanted";
-    const auto* const shape = tensor->shape();
-    const std::size_t rank = shape == nullptr ? 0 : shape->size();
-    const bool flat = rank == 0 || (rank == 1 && static_cast<std::size_t>(shape->Get(0)) == prior.size);
-    if (flat || std::equal(shape->begin(), shape->end(), prior.shape, prior.shape + prior.rank)) return {};
-    const std::vector<std::int32_t> extents(shape->begin(), shape->end());
-    return "has shape " + to_text(extents.data(), rank) + " where " + to_text(prior.shape, prior.rank) + " is wanted";
-}
-
-/// Says which of prior.size numbers no draw from the prior's family is, or nothing. Bounds of continuous families are
-/// left to the densities; an index out of range or NaN would reach the model's arrays.
-inline std::string value_defect(const Prior& prior, const double* values) {
-    const FamilyInfo& family = info(prior.family);
-    if (!family.discrete && all_finite(values, prior.size)) return {};
-    const View& probs = prior.params[0];
-    const bool categorical = prior.family == Family::Categorical;
-    const double end = categorical ? probs.shape[probs.rank - 1] : std::numeric_limits<double>::infinity();
-    for (std::size_t i = 0; i < prior.size; ++i) {
-        const double x = values[i];
-        if (family.discrete ? x >= 0.0 && x < end && x == std::floor(x) : std::isfinite(x)) continue;
-        return "holds " + number_text(x) + (prior.rank > 0 ? " as element " + std::to_string(i) : "") + ", but a " +
-               family.name + " must be " + (family.discrete ? "whole and >= 0" : "finite") +
-               (categorical ? " and < " + number_text(end) : "");
-    }
-    return {};
-}
-
-/// Reads the controller's value for a draw from the prior; says what is wrong with it, or nothing.
-inline std::string read_value(const ppx::Tensor* tensor, const Prior& prior, double* result) {
-    std::string defect = shape_defect(tensor, prior);
-    if (!defect.empty()) return defect;
-    std::memcpy(result, tensor->data()->Data(), prior.size * sizeof(double));
-    return value_defect(prior, result);
-}
 
 }  // namespace ppx_client::detail

@@ -1,0 +1,171 @@
+// What the traces of a batch did, in columns: memory that is used again for every batch, and one copy per column into
+// the message.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "flatbuffers/flatbuffers.h"
+#include "ppx_client/tensor.hpp"
+#include "ppx_generated.h"
+
+namespace ppx_client::detail {
+
+template <class T>
+flatbuffers::Offset<flatbuffers::Vector<T>> create_column(flatbuffers::FlatBufferBuilder& builder,
+                                                          const std::vector<T>& column, std::size_t size) {
+    return builder.CreateVector(column.data(), size);
+}
+
+template <class T>
+flatbuffers::Offset<flatbuffers::Vector<T>> create_column(flatbuffers::FlatBufferBuilder& builder,
+                                                          const std::vector<T>& column) {
+    return create_column(builder, column, column.size());
+}
+
+inline std::int32_t narrow(std::size_t size) { return static_cast<std::int32_t>(size); }
+
+enum DrawFlags : std::uint8_t { Controlled = 1, Forced = 2, Pending = 8 };
+
+/// Scalar draws. The vectors have the length of their capacity, so that a row costs one comparison.
+struct DrawColumns {
+    std::size_t size = 0;
+    std::vector<std::int32_t> address, instance, params;
+    std::vector<double> value, z, log_prob;
+    std::vector<std::uint8_t> flags;
+    std::vector<std::int32_t> params_offsets{0};
+    std::vector<double> params_data;
+
+    void clear() {
+        size = 0;
+        params_offsets.resize(1);
+        params_data.clear();
+    }
+
+    /// Makes room for more rows, which begin at `size`.
+    void reserve(std::size_t rows) {
+        if (size + rows > address.size()) grow(size + rows);
+    }
+
+    /// Adds a vector of parameters; returns its number.
+    std::int32_t add_params(const double* data, std::size_t length) {
+        params_data.insert(params_data.end(), data, data + length);
+        params_offsets.push_back(narrow(params_data.size()));
+        return narrow(params_offsets.size() - 2);
+    }
+
+    std::size_t bytes() const {
+        constexpr std::size_t row = 3 * sizeof(std::int32_t) + 3 * sizeof(double) + 1;
+        return size * row + params_offsets.size() * sizeof(std::int32_t) + params_data.size() * sizeof(double);
+    }
+
+  private:
+    void grow(std::size_t needed) {
+        const std::size_t capacity = std::max<std::size_t>({needed, 2 * address.size(), 1024});
+        for (auto* column : {&address, &instance, &params}) column->resize(capacity);
+        for (auto* column : {&value, &z, &log_prob}) column->resize(capacity);
+        flags.resize(capacity);
+    }
+};
+
+/// Tensors: observations, tags or results.
+struct TensorRows {
+    std::vector<std::int32_t> offsets, address, instance, data_offsets;
+    std::vector<double> data, log_prob;
+
+    void clear() {
+        offsets.assign(1, 0);
+        data_offsets.assign(1, 0);
+        address.clear();
+        instance.clear();
+        data.clear();
+        log_prob.clear();
+    }
+
+    /// Ends a row, whose data has been added already.
+    void add(std::int32_t address_number, std::int32_t visit) {
+        address.push_back(address_number);
+        instance.push_back(visit);
+        data_offsets.push_back(narrow(data.size()));
+    }
+
+    void add(std::int32_t address_number, std::int32_t visit, const View& value) {
+        data.insert(data.end(), value.data, value.data + value.size);
+        add(address_number, visit);
+    }
+
+    void end_trace() { offsets.push_back(narrow(address.size())); }
+
+    std::size_t bytes() const {
+        return address.size() * 3 * sizeof(std::int32_t) + (data.size() + log_prob.size()) * sizeof(double);
+    }
+
+    flatbuffers::Offset<ppx::TensorColumns> encode(flatbuffers::FlatBufferBuilder& builder) const {
+        const auto offsets = create_column(builder, this->offsets);
+        const auto address = create_column(builder, this->address);
+        const auto instance = create_column(builder, this->instance);
+        const auto data_offsets = create_column(builder, this->data_offsets);
+        const auto data = create_column(builder, this->data);
+        const auto log_prob = create_column(builder, this->log_prob);
+        return ppx::CreateTensorColumns(builder, offsets, address, instance, data_offsets, data, log_prob);
+    }
+};
+
+/// Rejection loops, as numbers of draws within their trace.
+struct LoopRows {
+    std::vector<std::int32_t> offsets, address, begin, end;
+
+    void clear() {
+        offsets.assign(1, 0);
+        address.clear();
+        begin.clear();
+        end.clear();
+    }
+
+    flatbuffers::Offset<ppx::LoopColumns> encode(flatbuffers::FlatBufferBuilder& builder) const {
+        const auto offsets = create_column(builder, this->offsets);
+        const auto address = create_column(builder, this->address);
+        const auto begin = create_column(builder, this->begin);
+        const auto end = create_column(builder, this->end);
+        return ppx::CreateLoopColumns(builder, offsets, address, begin, end);
+    }
+};
+
+struct FailedTrace {
+    std::int32_t trace;
+    ppx::FailureKind kind;
+    std::string message;
+};
+
+/// Everything that a BatchResult holds about the traces.
+struct BatchColumns {
+    std::vector<std::uint8_t> status;
+    std::vector<std::int32_t> offsets;
+    DrawColumns draws;
+    TensorRows observations, tags, results;
+    LoopRows loops;
+    std::vector<FailedTrace> failures;
+    double seconds = 0.0;
+
+    void clear() {
+        status.clear();
+        offsets.assign(1, 0);
+        draws.clear();
+        observations.clear();
+        tags.clear();
+        results.clear();
+        loops.clear();
+        failures.clear();
+    }
+
+    std::size_t bytes() const {
+        return status.size() * 32 + draws.bytes() + observations.bytes() + tags.bytes() + results.bytes() +
+               loops.address.size() * 3 * sizeof(std::int32_t);
+    }
+};
+
+}  // namespace ppx_client::detail

@@ -1,0 +1,422 @@
+// Plays scripts: answers the statements of a model during a RunBatch, without a word to the controller, and records
+// what happens in columns.
+//
+// Statements of single numbers are templates on the family: address, random number, quantile, density and columns
+// together take some tens of nanoseconds. Arrays go through `Prior`.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "ppx_client/columns.hpp"
+#include "ppx_client/densities.hpp"
+#include "ppx_client/observations.hpp"
+#include "ppx_client/philox.hpp"
+#include "ppx_client/prior.hpp"
+#include "ppx_client/quantiles.hpp"
+#include "ppx_client/runtime.hpp"
+#include "ppx_client/script.hpp"
+#include "ppx_client/sites.hpp"
+
+namespace ppx_client::detail {
+
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+
+enum class TraceStatus : std::uint8_t { Complete, Failed, Pending };
+
+/// The parameters of a distribution of a single number.
+template <class D>
+Params scalar_params(const D& distribution) {
+    if constexpr (D::family == Family::Categorical) {
+        return {distribution.params[0].data.data(), distribution.params[0].data.size()};
+    } else {
+        return {distribution.params.data(), D::num_params};
+    }
+}
+
+/// The running trace of a batch, and the columns of those before it.
+class Player {
+  public:
+    /// @param path The scopes of the thread that will run the model.
+    explicit Player(AddressPath& path) : path_(path) {}
+
+    Scripts& scripts() { return scripts_; }
+    Sites& sites() { return sites_; }
+    BatchColumns& columns() { return columns_; }
+
+    /// @param observations The set to condition on, or null to draw every observation.
+    void begin_batch(std::uint64_t seed, const ObservationSet* observations) {
+        columns_.clear();
+        ++batch_;
+        seed_ = seed;
+        observations_ = observations;
+    }
+
+    void begin_trace(std::size_t slot, std::uint64_t index) {
+        ++trace_;
+        status_ = TraceStatus::Complete;
+        scripts_.begin(slot);
+        uniforms_ = Uniforms(seed_, index);
+        if (observations_ == nullptr) observation_uniforms_ = Uniforms(seed_, index, Stream::Observations);
+        num_observed_ = 0;
+        first_row_ = columns_.draws.size;
+        first_loop_ = columns_.loops.address.size();
+    }
+
+    /// Records what the model returned, if anything.
+    void add_result(const View& result) {
+        if (result_entry_ == nullptr || !result_entry_->has_shape(result.shape, result.rank))
+            result_entry_ = &sites_.entry("", "", 0, result.shape, result.rank);
+        columns_.results.add(sites_.number(*result_entry_), 0, result);
+    }
+
+    /// Whether the trace has ended already, although the model may still run.
+    bool has_ended() const { return status_ != TraceStatus::Complete; }
+
+    void fail(ppx::FailureKind kind, std::string message) {
+        status_ = TraceStatus::Failed;
+        columns_.failures.push_back({narrow(columns_.status.size()), kind, std::move(message)});
+    }
+
+    void end_trace() {
+        columns_.status.push_back(static_cast<std::uint8_t>(status_));
+        columns_.offsets.push_back(narrow(columns_.draws.size));
+        columns_.observations.end_trace();
+        columns_.tags.end_trace();
+        columns_.results.end_trace();
+        LoopRows& loops = columns_.loops;
+        for (std::size_t row = first_loop_; row < loops.end.size(); ++row)
+            if (loops.end[row] < 0) loops.end[row] = ordinal();
+        loops.offsets.push_back(narrow(loops.address.size()));
+    }
+
+    template <class D>
+    double draw(const D& distribution, const Label& label, bool control) {
+        constexpr Family F = D::family;
+        check_running();
+        Site& site = sites_.find(Statement::Draw, F, false, path_, label);
+        const std::int32_t instance = site.visits->next(trace_);
+        const Params params = check_params(site, distribution, label);
+        columns_.draws.reserve(1);
+        const Choices choices = scripts_.find(*site.entry, instance, 1, control);
+        const std::uint8_t flags = control ? Controlled : 0;
+        begin_row(site, instance, params, flags);
+        if (choices.ends) pend();
+        double value, z;
+        if (choices.size == 0) {
+            const Tails tails = tails_of_uniform(uniforms_.at(static_cast<std::uint64_t>(ordinal())));
+            z = normal_quantile(tails);
+            value = value_of<F>(params.data, params.size, tails, z);
+        } else {
+            z = *choices.z;
+            value = *choices.value;
+            if (std::isnan(value)) {
+                value = from_z<F>(params.data, params.size, z);
+            } else {
+                z = not_a_number;
+            }
+            if (!is_possible<F>(value, params.size)) check_choice(make_prior(distribution, {}), value, site);
+            columns_.draws.flags[columns_.draws.size] |= Forced;
+        }
+        const double log_prob = log_density<F>(value, params.data, params.size, site.params.normaliser);
+        end_row(value, z, log_prob);
+        return value;
+    }
+
+    /// Draws an array; writes its elements to `out`.
+    void draw(const Prior& prior, const Label& label, bool control, double* out) {
+        check_running();
+        Site& site = sites_.find(Statement::Draw, prior.family, true, path_, label);
+        sites_.set_shape(site, prior.shape, prior.rank);
+        const std::int32_t instance = site.visits->next(trace_);
+        columns_.draws.reserve(prior.size);
+        const Choices choices = scripts_.find(*site.entry, instance, prior.size, control);
+        for (std::size_t i = 0; i < choices.size; ++i) {
+            const double value = choices.value[i], z = choices.z[i];
+            const bool by_z = std::isnan(value);
+            out[i] = draw_element(prior, i, site, instance, control, [&](const Params& params) {
+                return by_z ? prior.functions->value_of(params.data, params.size, tails_of_z(z), z) : value;
+            }, by_z ? z : not_a_number, Forced);
+        }
+        if (choices.ends) pend(prior, choices.size, site, instance, control);
+        for (std::size_t i = choices.size; i < prior.size; ++i) {
+            const Tails tails = tails_of_uniform(uniforms_.at(static_cast<std::uint64_t>(ordinal())));
+            const double z = normal_quantile(tails);
+            out[i] = draw_element(prior, i, site, instance, control, [&](const Params& params) {
+                return prior.functions->value_of(params.data, params.size, tails, z);
+            }, z, 0);
+        }
+    }
+
+    /// @param coded The value in the model's code, or null.
+    template <class D>
+    double observe(const D& distribution, const double* coded, const Label& label) {
+        constexpr Family F = D::family;
+        check_running();
+        Site& site = sites_.find(Statement::Observation, F, false, path_, label);
+        const ObservedVisit visit = next_visit(site);
+        const Params params = check_params(site, distribution, label);
+        double value;
+        if (observations_ == nullptr) {
+            const Tails tails = tails_of_uniform(observation_uniforms_.at(num_observed_++));
+            value = value_of<F>(params.data, params.size, tails, normal_quantile(tails));
+            columns_.observations.data.push_back(value);
+        } else {
+            value = *given(site, visit, coded);
+        }
+        add_observation(site, visit, log_density<F>(value, params.data, params.size, site.params.normaliser));
+        return value;
+    }
+
+    /// Observes an array; writes its elements to `out`.
+    void observe(const Prior& prior, const double* coded, const Label& label, double* out) {
+        check_running();
+        Site& site = sites_.find(Statement::Observation, prior.family, true, path_, label);
+        sites_.set_shape(site, prior.shape, prior.rank);
+        const ObservedVisit visit = next_visit(site);
+        if (observations_ == nullptr) {
+            draw_observation(prior, out);
+            std::vector<double>& data = columns_.observations.data;
+            data.insert(data.end(), out, out + prior.size);
+        } else {
+            const double* const value = given(site, visit, coded);
+            std::copy(value, value + prior.size, out);
+        }
+        add_observation(site, visit, log_density_of(prior, out));
+    }
+
+    void tag(const View& value, const Label& label) {
+        check_running();
+        Site& site = sites_.find(Statement::Tag, no_family, value.rank > 0, path_, label);
+        sites_.set_shape(site, value.shape, value.rank);
+        columns_.tags.add(sites_.number(*site.entry), site.visits->next(trace_), value);
+    }
+
+    /// A loop of the running trace.
+    struct Loop {
+        std::uint64_t trace = 0;
+        std::size_t row = 0;
+    };
+
+    Loop begin_loop(const Label& label) {
+        check_running();
+        Site& site = sites_.find(Statement::Loop, no_family, false, path_, label);
+        LoopRows& loops = columns_.loops;
+        loops.address.push_back(sites_.number(*site.entry));
+        loops.begin.push_back(ordinal());
+        loops.end.push_back(-1);
+        return {trace_, loops.address.size() - 1};
+    }
+
+    void end_loop(const Loop& loop) {
+        if (loop.trace == trace_) columns_.loops.end[loop.row] = ordinal();
+    }
+
+  private:
+    static constexpr Family no_family{};
+
+    /// Numbers of a visit to an observation.
+    struct ObservedVisit {
+        std::int32_t by_name, by_address;
+    };
+
+    void check_running() const {
+        if (has_ended()) throw AbandonedTrace();
+    }
+
+    /// Number of scalar draws that the trace has made.
+    std::int32_t ordinal() const { return narrow(columns_.draws.size - first_row_); }
+
+    [[noreturn]] void abandon(ppx::FailureKind kind, std::string message) {
+        fail(kind, std::move(message));
+        throw AbandonedTrace();
+    }
+
+    /// Checks parameters that are not those of the last visit.
+    template <class D>
+    Params check_params(Site& site, const D& distribution, const Label& label) {
+        const Params params = scalar_params(distribution);
+        if (site.params.equal(params.data, params.size)) return params;
+        if (!accepts<D::family>(params.data, params.size))
+            make_prior(distribution, path_.address(label.name, label.call_site));
+        site.params.set(params.data, params.size);
+        site.params.normaliser = normaliser<D::family>(params.data, params.size);
+        return params;
+    }
+
+    /// Writes what is known of a row before its value is.
+    void begin_row(Site& site, std::int32_t instance, const Params& params, std::uint8_t flags) {
+        DrawColumns& draws = columns_.draws;
+        if (site.params.batch != batch_) {
+            site.params.batch = batch_;
+            site.params.number = draws.add_params(params.data, params.size);
+        }
+        const std::size_t row = draws.size;
+        draws.address[row] = sites_.number(*site.entry);
+        draws.instance[row] = instance;
+        draws.params[row] = site.params.number;
+        draws.flags[row] = flags;
+    }
+
+    void end_row(double value, double z, double log_prob) {
+        DrawColumns& draws = columns_.draws;
+        const std::size_t row = draws.size;
+        if (!(log_prob < infinity)) refuse_density(draws.address[row], log_prob);
+        draws.value[row] = value;
+        draws.z[row] = z;
+        draws.log_prob[row] = log_prob;
+        draws.size = row + 1;
+    }
+
+    template <class Choose>
+    double draw_element(const Prior& prior, std::size_t i, Site& site, std::int32_t instance, bool control,
+                        const Choose& choose, double z, std::uint8_t forced) {
+        std::array<double, 4> memory;
+        const Params params = prior.element(i, memory);
+        know_params(prior, params, site);
+        begin_row(site, instance, params, (control ? Controlled : 0) | forced);
+        const double value = choose(params);
+        if (forced) check_choice(prior, value, site);
+        end_row(value, z, prior.functions->log_density(value, params.data, params.size, site.params.normaliser));
+        return value;
+    }
+
+    static void know_params(const Prior& prior, const Params& params, Site& site) {
+        if (site.params.equal(params.data, params.size)) return;
+        site.params.set(params.data, params.size);
+        site.params.normaliser = prior.functions->normaliser(params.data, params.size);
+    }
+
+    /// Ends the trace at the draw whose row has begun.
+    [[noreturn]] void pend() {
+        columns_.draws.flags[columns_.draws.size] |= Pending;
+        end_row(not_a_number, not_a_number, -infinity);
+        columns_.draws.log_prob[columns_.draws.size - 1] = not_a_number;
+        status_ = TraceStatus::Pending;
+        throw AbandonedTrace();
+    }
+
+    /// Ends the trace at an array of which the elements before `first` were chosen.
+    [[noreturn]] void pend(const Prior& prior, std::size_t first, Site& site, std::int32_t instance, bool control) {
+        for (std::size_t i = first;; ++i) {
+            std::array<double, 4> memory;
+            const Params params = prior.element(i, memory);
+            know_params(prior, params, site);
+            begin_row(site, instance, params, control ? Controlled : 0);
+            if (i + 1 == prior.size) pend();
+            columns_.draws.flags[columns_.draws.size] |= Pending;
+            end_row(not_a_number, not_a_number, -infinity);
+            columns_.draws.log_prob[columns_.draws.size - 1] = not_a_number;
+        }
+    }
+
+    void check_choice(const Prior& prior, double value, const Site& site) {
+        const std::string defect = scalar_defect(prior, value);
+        if (!defect.empty())
+            abandon(ppx::FailureKind_Choice,
+                    "the script's choice for draw '" + site.entry->address + "' " + defect + "; correct the script");
+    }
+
+    [[noreturn]] void refuse_density(std::int32_t address, double log_prob) {
+        abandon(ppx::FailureKind_Density,
+                "log_prob of '" + sites_.mentioned()[static_cast<std::size_t>(address)]->address + "' is " +
+                    number_text(log_prob) + "; correct the parameters that the model gives");
+    }
+
+    ObservedVisit next_visit(Site& site) { return {site.visits->next(trace_), site.visits_by_address->next(trace_)}; }
+
+    /// The value to condition on, of the shape of the site's entry.
+    const double* given(Site& site, const ObservedVisit& visit, const double* coded) {
+        if (site.observations != observations_->serial()) {
+            site.observations = observations_->serial();
+            site.by_name = observations_->find(site.entry->name);
+            site.by_address = observations_->find(site.entry->address);
+        }
+        const Tensor* value = site.by_name == nullptr ? nullptr : site.by_name->at(visit.by_name);
+        if (value == nullptr && site.by_address != nullptr) value = site.by_address->at(visit.by_address);
+        if (value == nullptr) {
+            if (coded == nullptr) refuse_missing(site.entry->name, visit.by_name);
+            return coded;
+        }
+        if (!site.entry->has_shape(value->shape.data(), value->shape.size())) refuse_shape(*site.entry, *value);
+        return value->data.data();
+    }
+
+    [[noreturn]] void refuse_missing(const std::string& name, std::int32_t visit) {
+        if (visit > 0)
+            abandon(ppx::FailureKind_Observation,
+                    "the simulator observes '" + name + "' again (visit " + std::to_string(visit + 1) +
+                        "); give that value as observations[('" + name + "', " + std::to_string(visit) + ")]");
+        abandon(ppx::FailureKind_Observation,
+                "the simulator observes '" + name + "', which is not among the observations given (" +
+                    observations_->names() + "); add it");
+    }
+
+    [[noreturn]] void refuse_shape(const Entry& entry, const Tensor& value) {
+        abandon(ppx::FailureKind_Observation,
+                "observation '" + entry.name + "' has shape " + to_text(value.shape.data(), value.shape.size()) +
+                    ", but the simulator observes shape " + to_text(entry.shape.data(), entry.shape.size()) +
+                    "; give it in that shape");
+    }
+
+    void add_observation(Site& site, const ObservedVisit& visit, double log_prob) {
+        const std::int32_t number = sites_.number(*site.entry);
+        TensorRows& rows = columns_.observations;
+        if (!(log_prob < infinity)) {
+            rows.data.resize(static_cast<std::size_t>(rows.data_offsets.back()));
+            refuse_density(number, log_prob);
+        }
+        rows.log_prob.push_back(log_prob);
+        rows.add(number, visit.by_name);
+    }
+
+    void draw_observation(const Prior& prior, double* out) {
+        observation_uniforms_.fill(num_observed_, prior.size, out);
+        num_observed_ += prior.size;
+        if (prior.family != Family::Normal) {
+            for (std::size_t i = 0; i < prior.size; ++i) out[i] = prior.draw(i, out[i]);
+            return;
+        }
+        normal_quantiles(out, prior.size);
+        const View &mean = prior.params[0], &stddev = prior.params[1];
+        const std::size_t mean_step = mean.size > 1, stddev_step = stddev.size > 1;
+        for (std::size_t i = 0; i < prior.size; ++i)
+            out[i] = mean.data[i * mean_step] + stddev.data[i * stddev_step] * out[i];
+    }
+
+    static double log_density_of(const Prior& prior, const double* value) {
+        if (prior.family == Family::Normal)
+            return normal_log_density(value, prior.params[0].data, prior.params[0].size > 1, prior.params[1].data,
+                                      prior.params[1].size > 1, prior.size);
+        double sum = 0.0;
+        for (std::size_t i = 0; i < prior.size; ++i) {
+            std::array<double, 4> memory;
+            const Params params = prior.element(i, memory);
+            sum += prior.functions->log_density(value[i], params.data, params.size,
+                                                prior.functions->normaliser(params.data, params.size));
+        }
+        return sum;
+    }
+
+    AddressPath& path_;
+    Sites sites_;
+    Scripts scripts_;
+    BatchColumns columns_;
+    Uniforms uniforms_, observation_uniforms_;
+    const ObservationSet* observations_ = nullptr;
+    Entry* result_entry_ = nullptr;
+    std::uint64_t seed_ = 0;
+    std::uint64_t batch_ = 0, trace_ = 0;  // numbers of those that are running, from 1
+    std::uint64_t num_observed_ = 0;       // numbers of the stream that the trace has used
+    std::size_t first_row_ = 0, first_loop_ = 0;
+    TraceStatus status_ = TraceStatus::Complete;
+};
+
+}  // namespace ppx_client::detail

@@ -84,6 +84,14 @@ def gather(offsets: Ints, rows: ArrayLike) -> tuple[Ints, Ints]:
     return starts + np.arange(new_offsets[-1]), new_offsets
 
 
+def _visits(address_id: Ids, instance: Ids, wanted: Iterable[int], visit: int) -> Ints:
+    """Rows at one of the wanted addresses, in the given visit."""
+    mask = np.zeros(len(address_id), bool)
+    for one in wanted:
+        mask |= address_id == one
+    return np.flatnonzero(mask & (instance == visit))
+
+
 @dataclass(frozen=True, eq=False)
 class Params:
     """P distinct parameter vectors of priors; draws point into it.
@@ -138,10 +146,10 @@ class TensorTable:
 
     def rows(self, address_ids: Iterable[int], instance: int = 0) -> Ints:
         """The row of each trace at an address, as `(K,)`; -1 where the trace does not visit it."""
-        wanted = np.isin(self.address_id, list(address_ids)) & (self.instance == instance)
-        positions = np.flatnonzero(wanted)
+        positions = _visits(self.address_id, self.instance, address_ids, instance)
         found = np.full(len(self.offsets) - 1, -1, np.int64)
-        found[np.searchsorted(self.offsets, positions, side="right") - 1] = positions
+        traces = np.arange(len(found), dtype=np.int32)
+        found[np.repeat(traces, np.diff(self.offsets))[positions]] = positions
         return found
 
     def dense(self, rows: ArrayLike, shape: tuple[int, ...]) -> Floats:
@@ -229,7 +237,12 @@ class LoopTable:
 
 
 def _join_offsets(parts: Sequence[Ints]) -> Ints:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.diff(p) for p in parts]))])
+    joined = np.zeros(1 + sum(len(p) - 1 for p in parts), np.int64)
+    at = 0
+    for part in parts:
+        np.add(part[1:], joined[at] - part[0], out=joined[at + 1 : at + len(part)])
+        at += len(part) - 1
+    return joined
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +262,8 @@ class TraceBatch:
         value: `(N,)` float64.
         z: `(N,)` float64, standard coordinate of the value: standard normal under the prior.
         log_prob: `(N,)`, log prior density (mass) of the value; -inf outside the support.
-        log_q: `(N,)`, log density the value was actually drawn with; equals `log_prob` for prior and forced draws.
+        log_q: `(N,)`, log density the value was actually drawn with; equals `log_prob` for prior and forced draws, and
+            is the same array where there are no others.
         flags: `(N,)` uint8, `DrawFlag`s.
         observations: Observations with their `log_prob`; they hold a value only where it was drawn.
         tags: Tagged values.
@@ -309,30 +323,43 @@ class TraceBatch:
         A trace that failed has weight 0: what is inferred is inferred given that the simulator finishes.
         """
         outside = np.isneginf(self.log_prob)
-        ratio = np.where(outside, -np.inf, np.where(self.controlled, self.log_prob, 0.0))
-        ratio = ratio - np.where(self.controlled & ~outside, self.log_q, 0.0)
-        log_weight = self.log_likelihood + segment_sum(ratio, self.offsets)
-        return np.where(self.status == Status.OK, log_weight, -np.inf)
+        log_weight = self.log_likelihood
+        if self.log_q is not self.log_prob or outside.any():
+            ratio = np.where(outside, -np.inf, np.where(self.controlled, self.log_prob, 0.0))
+            ratio = ratio - np.where(self.controlled & ~outside, self.log_q, 0.0)
+            log_weight = log_weight + segment_sum(ratio, self.offsets)
+        return np.where(self.status == Status.OK, log_weight, -np.inf) if self.status.any() else log_weight
 
     def rows(self, address_ids: Iterable[int], instance: int = 0) -> Ints:
-        """First row of each trace at an address, as `(K,)`; -1 where the trace does not visit it."""
-        wanted = np.isin(self.address_id, list(address_ids)) & (self.instance == instance)
-        positions = np.flatnonzero(wanted)[::-1]
+        """First row of each trace at an address, as `(K,)`; -1 where the trace does not visit it, or failed."""
+        positions = _visits(self.address_id, self.instance, address_ids, instance)
+        trace = np.repeat(np.arange(len(self), dtype=np.int32), self.length)[positions]
         found = np.full(len(self), -1, np.int64)
         # In reverse, so that the first of an array draw's rows is the one that stays.
-        found[np.searchsorted(self.offsets, positions, side="right") - 1] = positions
+        found[trace[::-1]] = positions[::-1]
+        if self.status.any():
+            found[self.status != Status.OK] = -1
         return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the columns take; an array that is two columns counts once."""
+        tables = (self, self.params, self.observations, self.tags, self.results, self.loops)
+        arrays = [a for t in tables for a in vars(t).values() if isinstance(a, np.ndarray)]
+        return sum(a.nbytes for a in {id(a): a for a in arrays}.values())
 
     def select(self, traces: ArrayLike) -> TraceBatch:
         """Chosen traces: positions in the wanted order, repeats allowed, or a mask `(K,)`."""
         traces = _positions(traces, len(self))
         rows, offsets = gather(self.offsets, traces)
+        columns = {name: getattr(self, name)[rows] for name in _DRAW_COLUMNS if name != "log_q"}
+        columns["log_q"] = columns["log_prob"] if self.log_q is self.log_prob else self.log_q[rows]
         return replace(
             self,
             index=self.index[traces],
             status=self.status[traces],
             offsets=offsets,
-            **{name: getattr(self, name)[rows] for name in _DRAW_COLUMNS},
+            **columns,
             observations=self.observations.select(traces),
             tags=self.tags.select(traces),
             results=self.results.select(traces),
@@ -360,16 +387,20 @@ class TraceBatch:
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(b, name) for b in batches])
             for name in (*_DRAW_COLUMNS, "index", "status")
-            if name != "params_id"
+            if name not in ("params_id", "log_q")
         }
-        shifts = np.cumsum([0] + [len(b.params) for b in batches])
+        prior = all(b.log_q is b.log_prob for b in batches)
+        columns["log_q"] = columns["log_prob"] if prior else np.concatenate([b.log_q for b in batches])
+        params_id = np.empty(len(columns["value"]), np.int32)
+        row = shift = 0
+        for b in batches:
+            np.add(b.params_id, shift, out=params_id[row : row + len(b.params_id)], casting="unsafe")
+            row, shift = row + len(b.params_id), shift + len(b.params)
         return replace(
             first,
             **columns,
             offsets=_join_offsets([b.offsets for b in batches]),
-            params_id=np.concatenate(
-                [(b.params_id + s).astype(np.int32) for b, s in zip(batches, shifts, strict=False)]
-            ),
+            params_id=params_id,
             params=Params(
                 np.concatenate([b.params.data for b in batches]),
                 _join_offsets([b.params.offsets for b in batches]),

@@ -16,8 +16,9 @@ from ppx_inference.diagnostics import TrustWarning
 from ppx_inference.importance import importance_sampling
 from ppx_inference.lightweight import lightweight_mh
 from ppx_inference.marginal import Marginal
-from ppx_inference.posterior import Posterior, Provenance, SummaryRow
+from ppx_inference.posterior import Posterior, SummaryRow
 from ppx_inference.progress import Progress, ProgressReport, quiet
+from ppx_inference.provenance import Provenance
 from ppx_inference.random_walk import random_walk_mh
 from ppx_inference.simulator import Simulator
 

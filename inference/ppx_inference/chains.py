@@ -7,35 +7,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ppx_inference import metropolis
 from ppx_inference.arguments import checked_count, checked_seed, observed_names
 from ppx_inference.metropolis import Info, Kernel, State
-from ppx_inference.posterior import Posterior, Provenance
+from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, Reporter, reporting
+from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.errors import PPXError
 from ppx_server.executor import Executes, Observations
 from ppx_server.trace import Ints, TraceBatch
 
-_MOST_CHAINS, _FEWEST_CHAINS = 16, 4
-_CHAIN_EXECUTIONS = 500
-"""Executions that a chain should get before more chains are worth it: a short one has not forgotten where it began."""
+_FEWEST_CHAINS = 4
+_CHAIN_RULES = ((500, 16), (2000, 64))
+"""Executions that a chain should get before there are more chains, up to a number of chains. A short chain has not
+forgotten where it began; but moving 64 chains takes a fast simulator hardly longer than moving 16."""
 _DEFAULT_BURN_IN = 0.2
 """Burn-in executions per kept execution, unless told otherwise."""
 _PIECES = 256
 """How many small batches are collected before they are joined."""
+_PIECES_BYTES = 64e6
+"""And how much memory they may take, about."""
 
 KernelT = TypeVar("KernelT", bound=Kernel)
 
 
 def default_chains(num_traces: int) -> int:
     """Chains for a run of `num_traces` executions: many keep the simulators busy, few give each of them time."""
-    return min(max(num_traces // _CHAIN_EXECUTIONS, _FEWEST_CHAINS), _MOST_CHAINS)
+    return max(_FEWEST_CHAINS, *(min(num_traces // least, most) for least, most in _CHAIN_RULES))
 
 
 @dataclass(frozen=True)
@@ -94,41 +97,54 @@ class Schedule:
 
 
 class _History:
-    """The kept states of all chains; a state that stays is stored once."""
+    """The kept states of all chains; a state that stays is stored once.
 
-    def __init__(self, num_chains: int) -> None:
+    What was proposed is collected as it came, and sorted out once in a while: most of it is not kept.
+    """
+
+    def __init__(self, first: TraceBatch) -> None:
+        self._num_chains = len(first)
         self._joined: list[TraceBatch] = []
-        self._pieces: list[TraceBatch] = []
+        self._positions: list[Ints] = []
+        self._num_bytes = 0
+        self._pieces = [replace(first, failures={})]
         self._kept: list[Ints] = []
-        self._stored = 0
-        self._where = np.zeros(num_chains, np.int64)
-        self._stale = np.ones(num_chains, bool)
+        self._chains = np.arange(len(first))
+        self._where: Ints = self._chains
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return sum(len(p) for p in self._positions) + len(self._kept)
 
-    def moved(self, accepted: NDArray[np.bool_]) -> None:
-        """Notes which chains have a new state."""
-        self._stale |= accepted
+    def moved(self, info: Info) -> None:
+        """Notes where a step has taken the chains."""
+        new = len(self._pieces) * self._num_chains + self._chains
+        self._pieces.append(info.proposed)
+        self._where = np.where(info.accepted, new, self._where)
+        self._num_bytes += info.proposed.nbytes
+        if len(self._pieces) >= _PIECES or self._num_bytes >= _PIECES_BYTES:
+            self._join()
 
-    def keep(self, state: State) -> None:
+    def keep(self) -> None:
         """Keeps the chains' current states."""
-        changed = np.flatnonzero(self._stale)
-        if len(changed):
-            self._pieces.append(metropolis.compact(state.traces.select(changed)))
-            self._where = self._where.copy()
-            self._where[changed] = self._stored + np.arange(len(changed))
-            self._stored += len(changed)
-            self._stale[:] = False
         self._kept.append(self._where)
-        if len(self._pieces) >= _PIECES:
-            self._joined.append(TraceBatch.concatenate(self._pieces))
-            self._pieces = []
 
     def traces(self) -> TraceBatch:
         """C x T traces, one chain after the other."""
-        distinct = TraceBatch.concatenate(self._joined + self._pieces)
-        return metropolis.compact(distinct.select(np.stack(self._kept, axis=1).ravel()))
+        self._join()
+        distinct = TraceBatch.concatenate(self._joined)
+        return metropolis.compact(distinct.select(np.concatenate(self._positions).ravel(order="F")))
+
+    def _join(self) -> None:
+        """Stores the kept states, and forgets all that no chain is at."""
+        traces = replace(TraceBatch.concatenate(self._pieces), failures={})
+        if self._kept:
+            kept: Ints = np.stack(self._kept)
+            used = np.zeros(len(traces), bool)
+            used[kept] = True
+            self._positions.append(sum(map(len, self._joined)) + (np.cumsum(used) - 1)[kept])
+            self._joined.append(metropolis.compact(traces.select(used)))
+        self._pieces = [metropolis.compact(traces.select(self._where))]
+        self._kept, self._where, self._num_bytes = [], self._chains, 0
 
 
 class _Run(Generic[KernelT]):
@@ -148,8 +164,9 @@ class _Run(Generic[KernelT]):
         self._kernel, self._adapt, self._settings = kernel, adapt, settings
         self._schedule = schedule
         self._rng = np.random.default_rng(schedule.seed)
-        self._history = _History(schedule.num_chains)
-        self._num_executed = self._num_accepted = self._num_counted = 0
+        self._history: _History | None = None
+        self._failures: dict[int, str] = {}
+        self._num_executed = self._num_accepted = self._num_counted = self._num_failed = 0
 
     def run(self, reporter: Reporter) -> Posterior:
         """First states, burn-in, then the states that are kept; Ctrl-C ends it early."""
@@ -157,41 +174,51 @@ class _Run(Generic[KernelT]):
         try:
             self._walk(reporter)
         except KeyboardInterrupt:
-            if not len(self._history):
+            if not self._history:
                 raise
             interrupted = True
         except PPXError as error:
-            error.partial = self._posterior(reporter, interrupted=True) if len(self._history) else None
+            error.partial = self._posterior(reporter, interrupted=True) if self._history else None
             raise
         return self._posterior(reporter, interrupted=interrupted)
 
     def _walk(self, reporter: Reporter) -> None:
         schedule = self._schedule
-        state, self._num_executed = metropolis.init(
+        first, self._num_executed = metropolis.init(
             self._simulator, self._observations, schedule.num_chains, schedule.seed
         )
+        self._note_failures(first)
+        self._history, state = _History(first), State.of(first)
         for _ in range(schedule.burn_in_steps):
             state, info = self._step(state)
             self._kernel = self._adapt(self._kernel, info)
             reporter.advance(schedule.num_chains, "(burn-in)")
         for n in range(1, schedule.steps + 1):
             state, info = self._step(state)
-            self._num_accepted += int(info.accepted.sum())
+            self._num_accepted += int(np.count_nonzero(info.accepted))
             self._num_counted += schedule.num_chains
-            self._history.moved(info.accepted)
             if n % schedule.thinning == 0:
-                self._history.keep(state)
+                self._history.keep()
             reporter.advance(schedule.num_chains, f"(accepted {self._num_accepted / self._num_counted:.0%})")
 
     def _step(self, state: State) -> tuple[State, Info]:
+        assert self._history is not None
         index = np.arange(self._num_executed, self._num_executed + self._schedule.num_chains)
-        moved = metropolis.step(
+        state, info = metropolis.step(
             self._rng, state, self._simulator, self._observations, self._kernel, index=index
         )
         self._num_executed += len(index)
-        return moved
+        self._note_failures(info.proposed)
+        self._history.moved(info)
+        return state, info
+
+    def _note_failures(self, traces: TraceBatch) -> None:
+        if traces.failures:
+            self._num_failed += len(traces.failures)
+            self._failures = first_failures(self._failures, traces.failures)
 
     def _posterior(self, reporter: Reporter, *, interrupted: bool) -> Posterior:
+        assert self._history is not None
         traces = self._history.traces()
         schedule = self._schedule
         settings = {"burn_in": schedule.burn_in, "thinning": schedule.thinning}
@@ -201,6 +228,8 @@ class _Run(Generic[KernelT]):
             model_name=self._simulator.model_name,
             observations=observed_names(self._observations),
             num_executions=self._num_executed,
+            num_failed=self._num_failed,
+            failures=self._failures,
             wall_seconds=reporter.seconds,
             num_chains=schedule.num_chains,
             acceptance_rate=self._num_accepted / self._num_counted,

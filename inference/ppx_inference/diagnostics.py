@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.errors import SimulatorFailedError
-from ppx_server.trace import TraceBatch
+from ppx_server.trace import Status, TraceBatch
 
 Floats = NDArray[np.float64]
 
@@ -71,16 +71,20 @@ def pareto_k(log_weight: Floats) -> float:
     finite = log_weight[np.isfinite(log_weight)]
     if len(finite) < _MIN_TAIL:
         return math.nan
-    # PSIS looks at min(K / 5, 3 sqrt K) largest weights and cannot fit a tail without spread.
-    tail = np.sort(finite)[-math.ceil(min(len(finite) / 5, 3 * math.sqrt(len(finite)))) - 1 :]
-    if np.ptp(tail) < 1e-10:
+    # PSIS fits the size largest weights, and looks at the others only to find these: leave out most of those. Told that
+    # r_eff is this, it takes as many of `top` for the tail as it would of all.
+    size = math.floor(min(len(finite) / 5, 3 * math.sqrt(len(finite))))
+    top = np.sort(np.partition(finite, -6 * size)[-6 * size :] if 6 * size < len(finite) else finite)
+    r_eff = 9 * len(top) / (size + 0.5) ** 2 if len(top) < len(finite) else 1.0
+    spread = np.ptp(top[-size - 1 :])
+    if spread < 1e-10:
         return 0.0
-    if np.ptp(tail) > _MAX_SPREAD:
+    if spread > _MAX_SPREAD:
         return math.inf
     with np.errstate(all="ignore"):
         try:
             # arviz-stats takes the log likelihood of leave-one-out, which is minus the log weight.
-            return float(_estimators().psislw(-finite)[1])
+            return float(_estimators().psislw(-top, r_eff=r_eff)[1])
         except ValueError:  # it refuses a tail that is flat after subtraction of its maximum
             return 0.0
 
@@ -123,20 +127,24 @@ def is_weight(log_weight: Floats) -> NDArray[np.bool_]:
 def refuse_undefined(log_weight: Floats, traces: TraceBatch) -> None:
     """Raises if a log weight is NaN or +inf: a density in the simulator is not a number, or infinite.
 
-    One infinite weight would be the whole posterior, whatever the other traces say.
+    That of a trace that failed does not count. One infinite weight would be the whole posterior, whatever the other
+    traces say.
 
     Raises:
         SimulatorFailedError: With the seed and index that reproduce the first such trace.
     """
-    bad = np.flatnonzero(~is_weight(log_weight))
-    if len(bad):
-        what = "NaN" if np.isnan(log_weight[bad[0]]) else "infinite"
+    bad = ~is_weight(log_weight)
+    if bad.any() and traces.status.any():
+        bad &= traces.status == Status.OK
+    if bad.any():
+        first, count = int(np.argmax(bad)), int(np.count_nonzero(bad))
+        what = "NaN" if np.isnan(log_weight[first]) else "infinite"
         raise SimulatorFailedError(
-            f"the log weight of {len(bad)} of {len(traces)} traces is no finite weight, that of the first is {what}; "
+            f"the log weight of {count} of {len(traces)} traces is no finite weight, that of the first is {what}; "
             "look for an observe or sample whose parameters make the density undefined or infinite (as that of a Beta "
             "or Gamma with a shape below 1 is at the end of its range), and replay the trace to see it",
             seed=traces.seed,
-            index=int(traces.index[bad[0]]),
+            index=int(traces.index[first]),
         )
 
 
@@ -158,6 +166,23 @@ def weight_doubts(ess: float, k_hat: float | None) -> list[str]:
             f"small; {remedy}"
         )
     return found
+
+
+def failure_doubt(num_failed: int, num_executions: int, failures: Mapping[int, str], *, seed: int) -> str:
+    """What failed executions mean for a result, with the remedy.
+
+    Args:
+        num_failed: How many failed, at least one.
+        num_executions: Of how many.
+        failures: Reasons by trace index.
+        seed: Seed of the run.
+    """
+    index = min(failures, default=None)
+    first = "" if index is None else f", the first as {failures[index]!r} [seed {seed}, trace {index}]"
+    return (
+        f"{num_failed} of {num_executions} executions failed{first}, and the result is conditional on the simulator "
+        "finishing; replay that trace to see why, and mend the simulator unless reality cannot go that way"
+    )
 
 
 def chain_doubts(ess: Mapping[str, float], r_hat: Mapping[str, float]) -> list[str]:

@@ -14,20 +14,23 @@ import numpy as np
 
 from ppx_inference.arguments import checked_count, checked_seed, observed_names
 from ppx_inference.diagnostics import is_weight, refuse_undefined
-from ppx_inference.posterior import Posterior, Provenance
+from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
+from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.address import AddressTable
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes, Observations
 from ppx_server.script import Guide, Otherwise, ScriptBatch
 from ppx_server.trace import TraceBatch
 
-_FIRST_CHUNK, _LARGEST_CHUNK = 4, 4096
+_FIRST_CHUNK = 4
 """The first chunk is small because nothing is known yet: a simulator may take minutes for a trace."""
 _GROWTH = 4
 _ENOUGH = 64
 """Traces after which an observation that none of them made is taken for a wrong name."""
 _CHUNK_SECONDS = 0.5
+_CHUNK_BYTES = 64e6
+"""Memory that the traces of a chunk may take, about."""
 
 
 class State(NamedTuple):
@@ -149,6 +152,8 @@ def independent_traces(
                 model_name=simulator.model_name,
                 observations=observed_names(observations),
                 num_executions=len(traces),
+                num_failed=int(np.count_nonzero(traces.status)),
+                failures=first_failures(traces.failures),
                 wall_seconds=reporter.seconds,
                 interrupted=interrupted,
             )
@@ -191,8 +196,9 @@ def _chunks(
             chunk *= _GROWTH
             continue
         yield info.traces
-        possible = int(chunk * _CHUNK_SECONDS / max(info.seconds, 1e-9))
-        chunk = next_chunk(chunk, possible, least=least, largest=_LARGEST_CHUNK)
+        possible = int(count * _CHUNK_SECONDS / max(info.seconds, 1e-9))
+        largest = int(_CHUNK_BYTES * count / max(info.traces.nbytes, 1))
+        chunk = next_chunk(chunk, possible, least=least, largest=largest)
 
 
 def _keep_finished(error: PPXError, batches: list[TraceBatch]) -> None:

@@ -77,7 +77,7 @@ class Marginal:
         if not ((q >= 0) & (q <= 1)).all():
             raise ValueError(f"a quantile is asked for at a probability in [0, 1], not {q}")
         flat = self.values.reshape(len(self.values), -1)
-        order = np.argsort(flat, axis=0, kind="stable")
+        order = np.argsort(flat, axis=0)
         found = np.empty((q.size, flat.shape[1]))
         for j in range(flat.shape[1]):
             cumulative = np.cumsum(self.weights[order[:, j]])

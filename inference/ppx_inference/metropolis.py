@@ -33,33 +33,36 @@ brackets, and cancels too. Hence:
 - A support that moves with an earlier draw cannot break it: a coordinate is never outside a support, and the value
   moves along with its parent.
 - Changed dimension is n / n' and nothing else.
-- L' = 0 (log likelihood -inf) is a rejection.
+- L' = 0 (log likelihood -inf) is a rejection. So is an execution that fails: the target is the posterior given that
+  the simulator finishes.
 - Draws that the simulator does not control (`control=False`) are drawn anew in every execution: their prior density
   stands in target and proposal alike. They can change which sites are read; a move counts only if its reverse exists,
   that is if i is in R' and, for REDRAW, the sites before i are the same in R and R'. RESTART, always reversible, lets
   chains cross between executions that have no site in common.
 
 The kind of move may depend on i and its address only, which both directions share. One `execute` per step moves all
-chains. Letters: C chains, N draws of all current traces together.
+chains. A step needs little of a trace, its `Sites`; whoever wants the whole traces keeps what was proposed.
+
+Letters: C chains, M controlled scalar draws of C traces together.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppx_inference.diagnostics import refuse_undefined
-from ppx_inference.quantities import element_in_draw
 from ppx_server.address import AddressTable
 from ppx_server.distributions import FAMILIES, Kind
 from ppx_server.errors import ObservationError
 from ppx_server.executor import Executes, Observations
 from ppx_server.script import ScriptBatch
-from ppx_server.trace import Floats, Ids, Ints, Params, TraceBatch, gather
+from ppx_server.trace import Floats, Ids, Ints, Params, Status, TraceBatch, gather
 
 Bools = NDArray[np.bool_]
 
@@ -81,14 +84,83 @@ class Move(IntEnum):
     RESTART = 4
 
 
+_REDRAW, _RESTART = int(Move.REDRAW), int(Move.RESTART)
+"""Looking up a member of an enumeration takes as long as an operation on the arrays of a step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """What a step needs to know of C traces: the coordinates of their controlled draws, and their likelihood.
+
+    Attributes:
+        offsets: `(C + 1,)`; trace c has rows `offsets[c]:offsets[c + 1]`, in the order of its draws.
+        site: `(M,)` int64, one number per (address, instance): `address_id << 32 | instance`. The elements of an array
+            draw are neighbours with the same number.
+        z: `(M,)`.
+        log_likelihood: `(C,)`; -inf for a trace that failed.
+    """
+
+    offsets: Ints
+    site: Ints
+    z: Floats
+    log_likelihood: Floats
+
+    @classmethod
+    def of(cls, traces: TraceBatch) -> Sites:
+        """The sites of traces.
+
+        Raises:
+            SimulatorFailedError: The likelihood of a trace that did not fail is NaN or infinite.
+        """
+        offsets, address_id, instance, z = traces.offsets, traces.address_id, traces.instance, traces.z
+        if not traces.controlled.all():
+            rows = np.flatnonzero(traces.controlled)
+            offsets = np.searchsorted(rows, offsets)
+            address_id, instance, z = address_id[rows], instance[rows], z[rows]
+        log_likelihood = traces.log_likelihood
+        if traces.status.any():
+            log_likelihood = np.where(traces.status == Status.OK, log_likelihood, -np.inf)
+        refuse_undefined(log_likelihood, traces)
+        return cls(offsets, address_id.astype(np.int64) << 32 | instance, z, log_likelihood)
+
+    def __len__(self) -> int:
+        return len(self.log_likelihood)
+
+    @cached_property
+    def counts(self) -> Ints:
+        """`(C,)` number of rows of each trace."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @cached_property
+    def trace(self) -> Ints:
+        """`(M,)` trace of each row."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    @cached_property
+    def first(self) -> Ints:
+        """`(M,)` first row of the array draw that each row belongs to."""
+        begins = np.ones(len(self.site), bool)
+        begins[1:] = (self.site[1:] != self.site[:-1]) | (self.trace[1:] != self.trace[:-1])
+        return np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
+
+
 class State(NamedTuple):
     """Where C chains are.
 
     Attributes:
-        traces: Their current traces, all of non-zero likelihood.
+        seed: Seed of the run.
+        sites: Those of their current traces, all of non-zero likelihood.
+        categorical: `(A,)` by address id, True where a draw's values have no order; of the addresses seen so far.
     """
 
-    traces: TraceBatch
+    seed: int
+    sites: Sites
+    categorical: Bools
+
+    @classmethod
+    def of(cls, traces: TraceBatch) -> State:
+        """The state of chains whose current traces are these."""
+        return cls(traces.seed, Sites.of(traces), np.empty(0, bool))
 
 
 class Info(NamedTuple):
@@ -99,12 +171,14 @@ class Info(NamedTuple):
         acceptance: Probability with which it would.
         move: A `Move`.
         address_id: Address of the draw that was changed; -1 if the trace has none to change.
+        proposed: The executions.
     """
 
     accepted: Bools
     acceptance: Floats
     move: NDArray[np.int8]
     address_id: Ids
+    proposed: TraceBatch
 
 
 class Kernel(Protocol):
@@ -126,8 +200,10 @@ class Kernel(Protocol):
         """
 
 
-def init(simulator: Executes, observations: Observations, num_chains: int, seed: int) -> tuple[State, int]:
-    """Finds first states: a sample without replacement of prior executions, weighted by their likelihood.
+def init(
+    simulator: Executes, observations: Observations, num_chains: int, seed: int
+) -> tuple[TraceBatch, int]:
+    """Finds first traces: a sample without replacement of prior executions, weighted by their likelihood.
 
     Args:
         simulator: The simulator.
@@ -136,19 +212,20 @@ def init(simulator: Executes, observations: Observations, num_chains: int, seed:
         seed: Seed of the run.
 
     Returns:
-        The state, and the number of executions made; the next free trace index.
+        C traces, with the `failures` of all executions, and the number of executions made; the next free trace index.
 
     Raises:
-        ObservationError: The observations have likelihood zero in every prior execution.
+        ObservationError: The observations have likelihood zero in every prior execution that finished.
     """
     found: list[TraceBatch] = []
+    failures: dict[int, str] = {}
     num_found = num_executed = 0
     for _ in range(_MAX_ROUNDS):
         index = np.arange(num_executed, num_executed + _CANDIDATES * num_chains)
         traces = simulator.execute(ScriptBatch.empty(seed, index), observations)
         num_executed += len(index)
-        refuse_undefined(traces.log_likelihood, traces)
-        possible = np.flatnonzero(traces.log_likelihood > -np.inf)
+        failures.update(traces.failures)
+        possible = np.flatnonzero(Sites.of(traces).log_likelihood > -np.inf)
         if len(possible):
             found.append(compact(traces.select(possible)))
             num_found += len(possible)
@@ -163,7 +240,8 @@ def init(simulator: Executes, observations: Observations, num_chains: int, seed:
     # The largest of log weight + Gumbel noise are a weighted sample without replacement (Efraimidis and Spirakis 2006).
     noisy = traces.log_likelihood + np.random.default_rng([seed, _INIT_STREAM]).gumbel(size=num_found)
     chosen = np.argsort(-noisy, kind="stable")[:num_chains]
-    return State(compact(traces.select(np.resize(chosen, num_chains)))), num_executed
+    first = compact(traces.select(np.resize(chosen, num_chains)))
+    return replace(first, failures=failures), num_executed
 
 
 def step(
@@ -188,121 +266,129 @@ def step(
     Returns:
         The next state, and what happened.
     """
-    current = state.traces
+    current, categorical = state.sites, _categorical(simulator.addresses, state.categorical)
     pick = pick_rows(rng, current)
-    address_id, z = _at(current.address_id, pick, -1), _at(current.z, pick, 0.0)
-    move, new_z = kernel.propose(rng, z, address_id, _categorical(current.addresses, address_id))
-    picked = move != Move.RESTART
+    address_id = (_at(current.site, pick, -1) >> 32).astype(np.int32)
+    unordered = _at(categorical, address_id, False)
+    move, new_z = kernel.propose(rng, _at(current.z, pick, 0.0), address_id, unordered)
+    picked = move != _RESTART
     pick, address_id = np.where(picked, pick, -1), np.where(picked, address_id, -1)
-    scripts, kept = _scripts(current, pick, move, new_z, index)
-    proposed = simulator.execute(scripts, observations)
-    refuse_undefined(proposed.log_likelihood, proposed)
+    scripts, kept = _scripts(state, pick, move, new_z, index)
+    executed = simulator.execute(scripts, observations)
+    proposed = Sites.of(executed)
     possible = ~picked | _reversible(current, proposed, pick, kept)
     log_ratio = np.where(possible, log_acceptance(current, proposed, picked), -np.inf)
     acceptance = np.exp(np.minimum(log_ratio, 0.0))
     accepted = rng.random(len(current)) < acceptance
-    return State(_merge(current, proposed, accepted)), Info(accepted, acceptance, move, address_id)
+    after = State(state.seed, _merge(current, proposed, accepted), categorical)
+    return after, Info(accepted, acceptance, move, address_id, executed)
 
 
-def log_acceptance(current: TraceBatch, proposed: TraceBatch, picked: Bools) -> Floats:
+def log_acceptance(current: Sites, proposed: Sites, picked: Bools) -> Floats:
     """log acceptance ratio of reversible moves, `(C,)`: `L' n / (L n')`, or `L' / L` where no site was picked."""
     # Where there is nothing to pick n is 0, and n' too if the move is reversible.
-    n, n_new = np.maximum(num_controlled(current), 1), np.maximum(num_controlled(proposed), 1)
+    dimension = np.log(np.maximum(current.counts, 1) / np.maximum(proposed.counts, 1))
     log_ratio = proposed.log_likelihood - current.log_likelihood
-    return np.asarray(log_ratio + np.where(picked, np.log(n) - np.log(n_new), 0.0))
+    return np.asarray(log_ratio + np.where(picked, dimension, 0.0))
 
 
-def num_controlled(traces: TraceBatch) -> Ints:
-    """`(C,)` number of controlled scalar draws of each trace."""
-    return np.diff(_controlled_rows(traces)[1])
-
-
-def pick_rows(rng: np.random.Generator, traces: TraceBatch) -> Ints:
-    """One controlled row of every trace, uniformly, as `(C,)`; -1 where there is none."""
-    rows, offsets = _controlled_rows(traces)
-    counts = np.diff(offsets)
-    chosen = offsets[:-1] + np.minimum((rng.random(len(counts)) * counts).astype(np.int64), counts - 1)
-    return np.where(counts > 0, rows[chosen] if len(rows) else -1, -1)
+def pick_rows(rng: np.random.Generator, sites: Sites) -> Ints:
+    """One row of every trace, uniformly, as `(C,)`; -1 where there is none."""
+    counts = sites.counts
+    chosen = sites.offsets[:-1] + np.minimum((rng.random(len(counts)) * counts).astype(np.int64), counts - 1)
+    return np.where(counts > 0, chosen, -1)
 
 
 def compact(traces: TraceBatch) -> TraceBatch:
     """The same traces without parameter vectors that none of their draws uses."""
-    used, params_id = np.unique(traces.params_id, return_inverse=True)
+    used = np.zeros(len(traces.params), bool)
+    used[traces.params_id] = True
+    if used.all():
+        return traces
     positions, offsets = gather(traces.params.offsets, used)
-    return replace(
-        traces, params=Params(traces.params.data[positions], offsets), params_id=params_id.astype(np.int32)
-    )
+    params_id = (np.cumsum(used) - 1).astype(np.int32)[traces.params_id]
+    return replace(traces, params=Params(traces.params.data[positions], offsets), params_id=params_id)
 
 
-def _at(column: NDArray[Any], rows: Ints, missing: float) -> NDArray[Any]:
+def _at(column: NDArray[Any], rows: Ints | Ids, missing: float) -> NDArray[Any]:
     """Values of a column at rows, `missing` where the row is -1."""
-    return np.where(rows >= 0, column[rows] if len(column) else missing, missing).astype(column.dtype)
+    there = rows >= 0
+    if there.all():
+        return column[rows]
+    return np.where(there, column[rows] if len(column) else missing, missing).astype(column.dtype)
 
 
-def _controlled_rows(traces: TraceBatch) -> tuple[Ints, Ints]:
-    """Rows of the controlled draws, and where each trace's begin: `(M,)` and `(C + 1,)`."""
-    rows = np.flatnonzero(traces.controlled)
-    return rows, np.searchsorted(rows, traces.offsets)
+def _categorical(addresses: AddressTable, known: Bools) -> Bools:
+    """`State.categorical`, with the addresses that are new."""
+    if len(known) == len(addresses):
+        return known
+    families = [addresses[i].family for i in range(len(known), len(addresses))]
+    new = [family in FAMILIES and FAMILIES[family].kind is Kind.CATEGORICAL for family in families]
+    return np.concatenate([known, np.array(new, bool)])
 
 
-def _categorical(addresses: AddressTable, address_id: Ids) -> Bools:
-    return np.array(
-        [i >= 0 and FAMILIES[addresses[i].family].kind is Kind.CATEGORICAL for i in address_id.tolist()], bool
-    )
+def _offsets(counts: Ints) -> Ints:
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
 
 
 def _scripts(
-    current: TraceBatch, pick: Ints, move: NDArray[np.int8], new_z: Floats, index: Ints
+    state: State, pick: Ints, move: NDArray[np.int8], new_z: Floats, index: Ints
 ) -> tuple[ScriptBatch, Ints]:
-    """The scripts of the moves, and `(C,)` how many controlled rows a REDRAW keeps (-1 for other moves)."""
-    trace = np.repeat(np.arange(len(current)), current.length)
-    rows = np.arange(len(trace))
-    redraw, restart = (move == Move.REDRAW) & (pick >= 0), move == Move.RESTART
-    first = pick - element_in_draw(trace, current.address_id, current.instance)[pick] if len(rows) else pick
-    forced = current.controlled & ~restart[trace] & (~redraw[trace] | (rows < first[trace]))
+    """The scripts of the moves, and `(C,)` how many rows a REDRAW keeps (-1 for other moves)."""
+    current, there = state.sites, np.flatnonzero(pick >= 0)
+    begins, ends = current.offsets[:-1], current.offsets[1:]
+    redraw = (move == _REDRAW) & (pick >= 0)
+    if redraw.any():
+        ends = np.where(redraw, current.first[pick], ends)
+    # A script forces the first draws of a trace: all, those before the picked one, or none.
+    kept = np.where(move == _RESTART, 0, ends - begins)
+    forced = np.flatnonzero(np.arange(len(current.site)) < (begins + kept)[current.trace])
     z = current.z.copy()
-    z[pick[pick >= 0]] = new_z[pick >= 0]
-    offsets = np.concatenate(
-        [np.zeros(1, np.int64), np.cumsum(np.bincount(trace[forced], minlength=len(current)))]
-    )
+    z[pick[there]] = new_z[there]
+    site = current.site[forced]
     scripts = ScriptBatch(
-        seed=current.seed,
+        seed=state.seed,
         index=index,
-        offsets=offsets,
-        address_id=current.address_id[forced],
-        instance=current.instance[forced],
-        value=np.full(int(offsets[-1]), np.nan),
+        offsets=_offsets(kept),
+        address_id=(site >> 32).astype(np.int32),
+        instance=site.astype(np.int32),
+        value=np.full(len(site), np.nan),
         z=z[forced],
     )
-    return scripts, np.where(redraw, np.diff(offsets), -1)
+    return scripts, np.where(redraw, kept, -1)
 
 
-def _reversible(current: TraceBatch, proposed: TraceBatch, pick: Ints, kept: Ints) -> Bools:
+def _reversible(current: Sites, proposed: Sites, pick: Ints, kept: Ints) -> Bools:
     """`(C,)`, whether the reverse of each move exists; see the module's docstring."""
-    rows, offsets = _controlled_rows(proposed)
-    trace = np.repeat(np.arange(len(proposed)), np.diff(offsets))
-    # One number per (address, instance); -1 for chains without a draw to pick.
-    width = 1 + max(int(current.instance.max(initial=0)), int(proposed.instance.max(initial=0)))
-    site = proposed.address_id[rows].astype(np.int64) * width + proposed.instance[rows]
-    old_site = current.address_id.astype(np.int64) * width + current.instance
-    picked = np.where(pick >= 0, old_site[pick] if len(old_site) else -1, -1)
-    there = np.bincount(trace[site == picked[trace]], minlength=len(picked)) > 0
-    there |= (pick < 0) & (np.diff(offsets) == 0)
+    trace, there = proposed.trace, np.zeros(len(pick), bool)
+    there[trace[proposed.site == _at(current.site, pick, -1)[trace]]] = True
+    there |= (pick < 0) & (proposed.counts == 0)
+    redraw = kept >= 0
+    if not redraw.any():
+        return there
     # REDRAW: the sites up to and including the picked one agree, so that both directions force the same ones.
-    redraw, fits = kept >= 0, np.diff(offsets) > kept
-    compared = np.where(redraw & fits & there, kept + 1, 0)
-    old_rows, old_offsets = _controlled_rows(current)
-    chain = np.repeat(np.arange(len(compared)), compared)
-    nth = np.arange(len(chain)) - np.repeat(np.cumsum(compared) - compared, compared)
-    differs = site[offsets[chain] + nth] != old_site[old_rows[old_offsets[chain] + nth]]
-    agree = np.bincount(chain[differs], minlength=len(compared)) == 0
-    return np.asarray(there & (~redraw | (fits & agree)))
+    nth = np.arange(len(trace)) - proposed.offsets[trace]
+    compared = np.flatnonzero(nth <= kept[trace])
+    chain = trace[compared]
+    differs = proposed.site[compared] != current.site[current.offsets[chain] + nth[compared]]
+    agree = proposed.counts > kept
+    agree[chain[differs]] = False
+    return np.asarray(there & (agree | ~redraw))
 
 
-def _merge(current: TraceBatch, proposed: TraceBatch, accepted: Bools) -> TraceBatch:
-    """Per chain the proposed trace where accepted, else the current one."""
+def _merge(current: Sites, proposed: Sites, accepted: Bools) -> Sites:
+    """Per chain the proposed sites where accepted, else the current ones."""
     if not accepted.any():
         return current
-    both = TraceBatch.concatenate([current, proposed])
-    chains = np.arange(len(accepted))
-    return compact(both.select(np.where(accepted, chains + len(accepted), chains)))
+    counts = np.where(accepted, proposed.counts, current.counts)
+    begins = np.where(accepted, proposed.offsets[:-1] + len(current.site), current.offsets[:-1])
+    offsets = _offsets(counts)
+    rows = np.repeat(begins - offsets[:-1], counts) + np.arange(offsets[-1])
+    return Sites(
+        offsets,
+        np.concatenate([current.site, proposed.site])[rows],
+        np.concatenate([current.z, proposed.z])[rows],
+        np.where(accepted, proposed.log_likelihood, current.log_likelihood),
+    )

@@ -8,19 +8,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ppx_inference import diagnostics, quantities
 from ppx_inference.marginal import Marginal
+from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.errors import StoreError
 from ppx_server.script import ScriptBatch
-from ppx_server.trace import TraceBatch
+from ppx_server.trace import Status, TraceBatch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,49 +32,6 @@ Floats = NDArray[np.float64]
 
 _QUANTILES = (0.05, 0.5, 0.95)
 _PREDICTIVE_CHUNK = 1024
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a posterior comes from.
-
-    Attributes:
-        engine: Name of the engine function.
-        seed: Seed of the run; with the engine, the simulator and the observations it fixes the traces.
-        model_name: The simulator's name for its model.
-        observations: Names of the observations that were given.
-        num_executions: Executions of the simulator, burn-in included.
-        wall_seconds: Time they took.
-        num_chains: Number of Markov chains; 0 for independent traces. The traces of a chain are consecutive, and
-            chains have equal lengths.
-        acceptance_rate: Share of proposals accepted after burn-in; None for independent traces.
-        interrupted: The run was stopped before it had all its traces.
-        settings: What else the engine was told or found, such as adapted step sizes.
-        inherited: `ess`, `pareto_k` and `log_evidence` of the posterior that this one was resampled from.
-    """
-
-    engine: str
-    seed: int
-    model_name: str = ""
-    observations: tuple[str, ...] = ()
-    num_executions: int = 0
-    wall_seconds: float = 0.0
-    num_chains: int = 0
-    acceptance_rate: float | None = None
-    interrupted: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    inherited: Mapping[str, float | None] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, entries: Mapping[str, Any]) -> Provenance:
-        """The inverse of `dataclasses.asdict` through JSON; unknown entries are left out."""
-        known = {f.name: entries[f.name] for f in fields(cls) if f.name in entries}
-        return cls(**{**known, "observations": tuple(known.get("observations", ()))})
-
-    @property
-    def traces_per_second(self) -> float:
-        """Executions per second of wall-clock time."""
-        return self.num_executions / self.wall_seconds if self.wall_seconds > 0 else math.nan
 
 
 class SummaryRow(NamedTuple):
@@ -105,11 +63,12 @@ class Posterior:
 
     Attributes:
         traces: K traces.
-        log_weight: `(K,)`, unnormalised; zeros for Markov chains. -inf is a trace that the observations rule out.
+        log_weight: `(K,)`, unnormalised; zeros for Markov chains. -inf is a trace that the observations rule out, or
+            that failed: what is inferred is inferred given that the simulator finishes.
         provenance: Where they come from.
 
     Raises:
-        SimulatorFailedError: A log weight is NaN or +inf.
+        SimulatorFailedError: The log weight of a trace that did not fail is NaN or +inf.
     """
 
     traces: TraceBatch
@@ -157,6 +116,16 @@ class Posterior:
         """
         return self._marginal(quantities.result(self.traces))
 
+    @property
+    def num_failed(self) -> int:
+        """How many executions failed."""
+        return self.provenance.num_failed
+
+    @property
+    def failures(self) -> Mapping[int, str]:
+        """Why executions failed, by trace index; the first 100. `traces.failures` has all of independent traces."""
+        return self.provenance.failures
+
     @cached_property
     def weights(self) -> Floats:
         """`(K,)` weights that sum to 1 (all zero if the observations rule out every trace)."""
@@ -193,7 +162,10 @@ class Posterior:
 
     @cached_property
     def log_evidence(self) -> float | None:
-        """log of the estimated probability (density) of the observations; None for Markov chains."""
+        """log of the estimated probability (density) that the simulator finishes with the observations.
+
+        None for Markov chains.
+        """
         if "log_evidence" in self.provenance.inherited:
             return self.provenance.inherited["log_evidence"]
         return None if self.provenance.num_chains else diagnostics.log_mean_exp(self.log_weight)
@@ -212,6 +184,9 @@ class Posterior:
             found = diagnostics.chain_doubts(self._chain_ess or {"every draw": self.ess}, self._chain_r_hat)
         else:
             found = diagnostics.weight_doubts(self.ess, self.pareto_k)
+        if self.num_failed:
+            p = self.provenance
+            found.append(diagnostics.failure_doubt(p.num_failed, p.num_executions, p.failures, seed=p.seed))
         if self.provenance.interrupted:
             found.append(f"the run was interrupted: these are the {len(self)} traces it had finished")
         return tuple(found)
@@ -226,7 +201,7 @@ class Posterior:
         """Posterior mean of a function of the traces, such as `lambda traces: traces.length`.
 
         Args:
-            f: Called once with all K traces; returns `(K, *S)`.
+            f: Called once with all K traces; returns `(K, *S)`, of which those of traces without weight do not matter.
 
         Returns:
             A float, or an array of shape S.
@@ -239,7 +214,8 @@ class Posterior:
             raise ValueError(
                 f"f must return one value for each of {len(self)} traces, not shape {values.shape}"
             )
-        mean = np.tensordot(self.weights, values, 1)
+        possible = self.weights > 0
+        mean = np.tensordot(self.weights[possible], values[possible], 1)
         return float(mean) if mean.ndim == 0 else np.asarray(mean)
 
     def resample(self, num_traces: int, seed: int) -> Posterior:
@@ -291,7 +267,15 @@ class Posterior:
     @classmethod
     def of_traces(cls, traces: TraceBatch, *, engine: str = "prior") -> Posterior:
         """Equally weighted traces, such as a prior or predictive run, to look at with the same tools."""
-        return cls(traces, np.zeros(len(traces)), Provenance(engine, traces.seed, num_executions=len(traces)))
+        finished = traces.status == Status.OK
+        provenance = Provenance(
+            engine,
+            traces.seed,
+            num_executions=len(traces),
+            num_failed=int(np.count_nonzero(~finished)),
+            failures=first_failures(traces.failures),
+        )
+        return cls(traces, np.where(finished, 0.0, -np.inf), provenance)
 
     def summary(self, *names: str) -> list[SummaryRow]:
         """Rows for the named quantities, by default for all scalar draws and tags with a name that are unambiguous."""

@@ -29,6 +29,9 @@ _SMALLEST_STEP = 1e-4
 _GAIN_DECAY = 0.6
 """Robbins-Monro gains n^-0.6 (Andrieu and Thoms 2008, section 4.2: between 1/2 and 1)."""
 
+_MOVES = np.array([Move.RESTART, Move.REDRAW, Move.RESAMPLE, Move.MIRROR, Move.WALK], np.int8)
+_, _, _RESAMPLE, _MIRROR, _WALK = _MOVES.tolist()
+
 
 class RandomWalk(NamedTuple):
     """The kernel of `random_walk_mh`.
@@ -64,16 +67,15 @@ class RandomWalk(NamedTuple):
         """A small step for every chain, sometimes or for categorical draws a prior draw; see `metropolis.Kernel`."""
         kind, noise = rng.random(len(z)), rng.standard_normal(len(z))
         thresholds = np.cumsum([self.restart, self.redraw, self.resample, self.mirror])
-        moves = np.array([Move.RESTART, Move.REDRAW, Move.RESAMPLE, Move.MIRROR, Move.WALK], np.int8)
-        move = moves[np.searchsorted(thresholds, kind)]
-        move = np.where(categorical & ((move == Move.MIRROR) | (move == Move.WALK)), Move.RESAMPLE, move)
-        step = np.where(move == Move.RESAMPLE, 1.0, self.step_size(address_id))
-        rho = np.where(move == Move.MIRROR, -1.0, 1.0) * np.sqrt(1 - step**2)
-        return np.asarray(move), rho * z + step * noise
+        move = _MOVES[np.searchsorted(thresholds, kind)]
+        move[categorical & ((move == _MIRROR) | (move == _WALK))] = _RESAMPLE
+        step = np.where(move == _RESAMPLE, 1.0, self.step_size(address_id))
+        rho = np.where(move == _MIRROR, -1.0, 1.0) * np.sqrt(1 - step**2)
+        return move, rho * z + step * noise
 
     def adapted(self, info: Info) -> RandomWalk:
         """The kernel after learning from one step: larger steps where too many are accepted, else smaller."""
-        walked = info.move == Move.WALK
+        walked = info.move == _WALK
         walked &= info.address_id >= 0
         ids, excess = info.address_id[walked], info.acceptance[walked] - TARGET_ACCEPTANCE
         size = max(len(self.log_step), int(ids.max(initial=-1)) + 1)
@@ -109,7 +111,8 @@ def random_walk_mh(
         observations: Values by name, or by (name, visit).
         num_traces: Executions after burn-in, over all chains; rounded up to a multiple of `num_chains`.
         seed: Seed of the run.
-        num_chains: Chains, which move in lock step; by default one per 500 traces, at least 4 and at most 16.
+        num_chains: Chains, which move in lock step; by default one per 500 traces, at least 4 and at most 16, and in
+            long runs one per 2000, at most 64. A fast simulator makes 64 steps at once in about the time of one.
         burn_in: Executions before the first that counts, over all chains; by default a fifth of `num_traces`. Finding
             the first states takes some more.
         thinning: Keep every so-manyth state of each chain.

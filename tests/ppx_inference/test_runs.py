@@ -112,7 +112,7 @@ def test_wrong_observation_names_are_refused(engine, in_process):
 def test_importance_traces_do_not_depend_on_chunks(in_process, monkeypatch):
     first = importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=300, seed=1)
     monkeypatch.setattr(importance, "_FIRST_CHUNK", 7)
-    monkeypatch.setattr(importance, "_LARGEST_CHUNK", 7)
+    monkeypatch.setattr(importance, "_CHUNK_BYTES", 0)
     again = importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=300, seed=1)
     assert np.array_equal(first.traces.value, again.traces.value)
     assert again.traces.index.tolist() == list(range(300))

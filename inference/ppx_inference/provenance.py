@@ -1,0 +1,66 @@
+"""Where a posterior comes from, and what went wrong on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+_MOST_FAILURES = 100
+
+
+def first_failures(*failures: Mapping[int, str]) -> dict[int, str]:
+    """The failures of the smallest trace indices, a hundred at most: enough to find out why, in any number of them."""
+    together = {index: reason for each in failures for index, reason in each.items()}
+    return {index: together[index] for index in sorted(together)[:_MOST_FAILURES]}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a posterior comes from.
+
+    Attributes:
+        engine: Name of the engine function.
+        seed: Seed of the run; with the engine, the simulator and the observations it fixes the traces.
+        model_name: The simulator's name for its model.
+        observations: Names of the observations that were given.
+        num_executions: Executions of the simulator, burn-in included.
+        num_failed: How many of them failed.
+        failures: Reasons by trace index; at most the first 100 (see `first_failures`).
+        wall_seconds: Time they took.
+        num_chains: Number of Markov chains; 0 for independent traces. The traces of a chain are consecutive, and
+            chains have equal lengths.
+        acceptance_rate: Share of proposals accepted after burn-in; None for independent traces.
+        interrupted: The run was stopped before it had all its traces.
+        settings: What else the engine was told or found, such as adapted step sizes.
+        inherited: `ess`, `pareto_k` and `log_evidence` of the posterior that this one was resampled from.
+    """
+
+    engine: str
+    seed: int
+    model_name: str = ""
+    observations: tuple[str, ...] = ()
+    num_executions: int = 0
+    num_failed: int = 0
+    failures: Mapping[int, str] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    num_chains: int = 0
+    acceptance_rate: float | None = None
+    interrupted: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inherited: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> Provenance:
+        """The inverse of `dataclasses.asdict` through JSON; unknown entries are left out."""
+        known = {f.name: entries[f.name] for f in fields(cls) if f.name in entries}
+        known["observations"] = tuple(known.get("observations", ()))
+        # The keys of JSON objects are strings.
+        known["failures"] = {int(index): reason for index, reason in known.get("failures", {}).items()}
+        return cls(**known)
+
+    @property
+    def traces_per_second(self) -> float:
+        """Executions per second of wall-clock time."""
+        return self.num_executions / self.wall_seconds if self.wall_seconds > 0 else math.nan

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ppx_proposals.batching import PackedSteps, encode, pack
 from ppx_proposals.config import NetworkConfig
+from ppx_proposals.forecast import TableForecast
 from ppx_proposals.guide import NetworkGuide
 from ppx_proposals.network import ProposalNetwork
 from ppx_proposals.observations import ObservationBatch, ObservationLayout, Observations
 from ppx_proposals.optim import AdamHD
+from ppx_proposals.speculation import SpeculativeNetworkGuide
 from ppx_proposals.vocabulary import AddressKey, Vocabulary
 from ppx_proposals.weights import take_weights
 from ppx_server.address import Address, AddressTable
@@ -104,6 +106,7 @@ class Proposal:
         training: Where training stands.
         history: Every training step.
         optimizer: The optimizer with its state, or None before training.
+        forecast: Which draws come after which.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Proposal:
         self.training = TrainingState()
         self.history: list[TrainingStep] = []
         self.optimizer: AdamHD | None = None
+        self.forecast = TableForecast()
         self.grow(())
 
     @classmethod
@@ -204,13 +208,16 @@ class Proposal:
         total: Tensor = self.network(batch).sum()
         return -total / batch.num_traces
 
-    def guide(self, observations: Observations) -> NetworkGuide:
+    def guide(
+        self, observations: Observations, speculation: bool = True
+    ) -> NetworkGuide | SpeculativeNetworkGuide:
         """A guide that draws from q given the observations; pass it to `Executes.execute`.
 
         The observations are embedded where the network lives; the steps run on the CPU, with a copy of the weights.
 
         Args:
             observations: Values by name, or by (name, visit); others than the proposal's are ignored.
+            speculation: Whether the guide chooses ahead; draws and weights are the same, up to rounding.
 
         Raises:
             CheckpointError: An observation is missing or of another shape.
@@ -218,7 +225,8 @@ class Proposal:
         batch = self.layout.of_values(observations)
         with torch.inference_mode():
             weights = take_weights(self.network, batch)
-        return NetworkGuide(self.config, Vocabulary(self.vocabulary.keys), weights, self.require_known)
+        guide = NetworkGuide(self.config, Vocabulary(self.vocabulary.keys), weights, self.require_known)
+        return SpeculativeNetworkGuide(guide, self.forecast.copy()) if speculation else guide
 
     def coverage(self, addresses: AddressTable) -> Coverage:
         """Which of a simulator's addresses the proposal knows; tags and its own observations are not counted."""

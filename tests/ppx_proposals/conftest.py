@@ -4,36 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from ppx_proposals.speculation import SpeculativeNetworkGuide
 from ppx_server.address import Address, AddressTable
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.philox import Stream, normals
 from ppx_server.player import Player, Session
 from ppx_server.protocol import Event, Observe, RunResult, Sample, WireDistribution
 from ppx_server.recording import assemble
-from ppx_server.script import Ask, Guide, ScriptBatch
-from ppx_server.trace import DrawFlag, LoopTable, Params, TensorTable, TraceBatch
+from ppx_server.script import Ask, Guide, Otherwise, ScriptBatch, Tails
+from ppx_server.trace import DrawFlag, LoopTable, Params, Status, TensorTable, TraceBatch, gather
 
 Model = Callable[[], Generator[Event, object, None]]
 
 
 class InProcess:
-    """Executes a model, a generator of events; `asks` traces wait for the guide at the same time."""
+    """Executes a model, a generator of events.
 
-    def __init__(self, model: Model, *, asks: int = 3) -> None:
+    Args:
+        model: The model; a `ModelError` that it raises fails the trace.
+        asks: Traces that wait for the guide at the same time, where they ask draw by draw.
+        waves: Groups of traces that a guide which speculates is asked about in turn.
+
+    Attributes:
+        rounds: How often such a guide was asked.
+    """
+
+    def __init__(self, model: Model, *, asks: int = 3, waves: int = 2) -> None:
         self.addresses = AddressTable()
         self.model_name = getattr(model, "__name__", "model")
-        self._model, self._asks = model, asks
+        self.rounds = 0
+        self._model, self._asks, self._waves = model, asks, waves
 
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
     ) -> TraceBatch:
-        session = Session(
-            scripts, None if observations is None else ObservationSet.of(observations), self.addresses
-        )
+        if isinstance(guide, SpeculativeNetworkGuide):
+            return self._execute_ahead(scripts, observations, guide)
+        session = Session(scripts, _given(observations), self.addresses)
         if guide is not None:
             guide.begin(len(scripts), self.addresses)
         recordings = {}
@@ -61,6 +74,88 @@ class InProcess:
             index=scripts.index,
         )
 
+    def _execute_ahead(
+        self, scripts: ScriptBatch, observations: Observations | None, guide: SpeculativeNetworkGuide
+    ) -> TraceBatch:
+        """Executes whole scripts with a guide that speculates; several waves of traces take turns."""
+        guide.begin(len(scripts), self.addresses)
+        finished: dict[int, TraceBatch] = {}
+        waves: list[tuple[NDArray[np.int64], ScriptBatch]] = []
+        own_choices = np.full(len(scripts), -1)
+
+        def numbers(slots: NDArray[np.int64], start: int, count: int) -> NDArray[np.float64]:
+            columns = [
+                normals(scripts.seed, scripts.index[slots], count, start=start, stream=stream)
+                for stream in (Stream.DRAWS, Stream.PROPOSALS)
+            ]
+            return np.stack(columns, axis=-1)
+
+        for slots in np.array_split(np.arange(len(scripts)), self._waves):
+            own = _select_scripts(scripts, slots)
+            if len(own.address_id) == 0:
+                own_choices[slots] = 0
+                self.rounds += 1
+                own = _with_tails(own, None, slots, guide.speculate(slots, None, numbers))
+            waves.append((slots, own))
+        while waves:
+            slots, own = waves.pop(0)
+            if len(slots) == 0:
+                continue
+            traces = self.follow(own, observations)
+            self.rounds += 1
+            tails = guide.speculate(slots, traces, numbers)
+            first = (
+                own_choices[slots] < 0
+            )  # what was made before the guide was asked was forced by the script
+            own_choices[slots[first]] = tails.holds[first]
+            done = np.diff(tails.offsets) == 0
+            ordinal = np.concatenate([np.arange(n) for n in traces.length])
+            guided = traces.controlled & (ordinal >= np.repeat(own_choices[slots], traces.length))
+            flags = np.where(guided, DrawFlag.CONTROLLED | DrawFlag.GUIDED, traces.flags).astype(np.uint8)
+            settled = replace(traces, log_q=traces.log_prob + tails.log_ratio, flags=flags)
+            for k in np.flatnonzero(done).tolist():
+                assert tails.holds[k] == traces.length[k]
+                assert traces.status[k] != Status.PENDING
+                finished[int(slots[k])] = settled.select([k])
+            going = np.flatnonzero(~done)
+            waves.append((slots[going], _with_tails(traces, going, slots, tails)))
+        return TraceBatch.concatenate([finished[slot] for slot in range(len(scripts))])
+
+    def follow(self, scripts: ScriptBatch, observations: Observations | None) -> TraceBatch:
+        """Executes scripts as a simulator does that follows them by itself: it stops at the first draw left open."""
+        session = Session(scripts, _given(observations), self.addresses)
+        recordings, failures = [], {}
+        status = np.zeros(len(scripts), np.uint8)
+        for slot in range(len(scripts)):
+            player = Player(session, slot, send_observed=True)
+            waiting: dict[int, tuple[object, Player, Ask]] = {}
+            try:
+                self._run(slot, self._model(), player, None, waiting, {})
+            except ModelError as error:
+                status[slot] = Status.FAILED
+                failures[int(scripts.index[slot])] = str(error)
+            if waiting:
+                status[slot] = Status.PENDING
+                draw = player._draw
+                assert draw is not None
+                for params_id in draw.site.params_ids[len(draw.values) :]:
+                    player.recording.add_draw(
+                        draw.site.address_id, draw.instance, params_id, 0.0, 0.0, 0.0, _PENDING
+                    )
+            recordings.append(player.recording)
+        traces = assemble(
+            recordings,
+            addresses=self.addresses,
+            params=session.params,
+            seed=scripts.seed,
+            index=scripts.index,
+            failures=failures,
+        )
+        pending = (traces.flags & DrawFlag.PENDING) != 0
+        for column in (traces.value, traces.z, traces.log_prob):
+            column[pending] = np.nan
+        return replace(traces, status=status)
+
     def _run(self, slot, run, player, reply, waiting, recordings) -> None:  # type: ignore[no-untyped-def]
         """Runs a model until it asks or ends."""
         try:
@@ -71,6 +166,49 @@ class InProcess:
         except StopIteration:
             player.finish(RunResult(None))
             recordings[slot] = player.recording
+
+
+class ModelError(Exception):
+    """What a model raises to fail its trace."""
+
+
+def _given(observations: Observations | None) -> ObservationSet | None:
+    return None if observations is None else ObservationSet.of(observations)
+
+
+_PENDING = int(DrawFlag.CONTROLLED | DrawFlag.PENDING)
+
+
+def _select_scripts(scripts: ScriptBatch, slots: NDArray[np.int64]) -> ScriptBatch:
+    rows, offsets = gather(scripts.offsets, slots)
+    columns = {name: getattr(scripts, name)[rows] for name in ("address_id", "instance", "value", "z")}
+    return replace(scripts, index=scripts.index[slots], offsets=offsets, **columns)
+
+
+def _with_tails(
+    done: ScriptBatch | TraceBatch, going: NDArray[np.int64] | None, slots: NDArray[np.int64], tails: Tails
+) -> ScriptBatch:
+    """Scripts of the traces that go on: the draws that hold, by value, and then the tails."""
+    parts: dict[str, list[NDArray[np.generic]]] = {n: [] for n in ("address_id", "instance", "value", "z")}
+    length = []
+    going = np.arange(len(slots)) if going is None else going
+    for k in going.tolist():
+        held = np.zeros(0, np.int64)
+        if isinstance(done, TraceBatch):
+            held = np.arange(done.offsets[k], done.offsets[k] + tails.holds[k])
+            held = held[done.controlled[held]]
+        tail = slice(tails.offsets[k], tails.offsets[k + 1])
+        length.append(len(held) + tail.stop - tail.start)
+        for name, columns in parts.items():
+            first = getattr(done, name)[held] if name != "z" else np.full(len(held), np.nan)
+            columns += [first, getattr(tails, name)[tail]]
+    return ScriptBatch(
+        seed=done.seed,
+        index=done.index[going],
+        offsets=np.cumsum([0, *length], dtype=np.int64),
+        otherwise=Otherwise.ASK,
+        **{n: np.concatenate([*c, np.zeros(0, c[0].dtype if c else float)]) for n, c in parts.items()},  # type: ignore[arg-type]
+    )
 
 
 def draw(name: str, family: str, *params: object, control: bool = True) -> Sample:

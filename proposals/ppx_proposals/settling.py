@@ -1,0 +1,289 @@
+"""What executed traces did with the choices that were foreseen for them: which draws hold, and where traces go on.
+
+A choice holds if the draw it was made for is the one that took place: at its ordinal, because random numbers go by it,
+and with its address, visit and element; and if what was chosen does not depend on anything that came out otherwise. A
+discrete choice depends on the parameters:
+
+    categorical    the probabilities enter the choice: it does not hold under others
+    ordered        the coordinate does not depend on the parameters, and the simulator has made a value of it under the
+                   actual ones: the choice holds with its log ratio computed anew, but the network's next input is
+                   another than foreseen, so the choices behind it do not
+
+Letters: n traces, N draws of all of them, r open draws.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppx_proposals.batching import CATEGORICAL, ORDERED
+from ppx_proposals.cell import Cell, State
+from ppx_proposals.entries import Ints
+from ppx_proposals.forecast import heads
+from ppx_proposals.parameters import ParameterMemory, concatenate, same_vectors
+from ppx_proposals.rollout import Rollout
+from ppx_proposals.weights import Single
+from ppx_server.trace import DrawFlag, TraceBatch
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+class Parts:
+    """The rollouts that n traces are in, as one.
+
+    Attributes:
+        first: `(n,)` a trace's first choice among those of all rollouts.
+        length: `(n,)` choices of a trace.
+        begin: `(n,)` ordinals at which traces went on.
+        params: Parameters of all rollouts.
+    """
+
+    def __init__(self, rollouts: list[Rollout], part: Ints, row: Ints) -> None:
+        self._rollouts, self._part, self._row = rollouts, part, row
+        shift = np.cumsum([0, *(len(r.entry) for r in rollouts)])
+        self._settled_shift = np.cumsum([0, *(len(r.settled) for r in rollouts)])
+        self._params_shift = np.cumsum([0, *(len(r.params) for r in rollouts)])
+        self.params = concatenate([r.params for r in rollouts])
+        self.first, self.length, self.begin, self._settled = (np.empty(len(row), np.int64) for _ in range(4))
+        for number, rollout in enumerate(rollouts):
+            members = np.flatnonzero(part == number)
+            rows = row[members]
+            self.first[members] = rollout.offsets[rows] + shift[number]
+            self.length[members] = rollout.offsets[rows + 1] - rollout.offsets[rows]
+            self.begin[members] = rollout.begin[rows]
+            starts = np.cumsum(rollout.begin) - rollout.begin
+            self._settled[members] = starts[rows] + self._settled_shift[number]
+
+    def column(self, name: str) -> NDArray[np.generic]:
+        """A column of the choices of all rollouts."""
+        columns = [getattr(r, name) for r in self._rollouts]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+    def params_id(self) -> Ints:
+        """Their `params_id`, as rows of `params`."""
+        return np.concatenate(
+            [r.params_id + s for r, s in zip(self._rollouts, self._params_shift, strict=False)]
+        )
+
+    def settled(self, trace: Ints, ordinal: Ints) -> Floats:
+        """Log ratios of draws that were settled before."""
+        every = [r.settled for r in self._rollouts]
+        ratios: Floats = np.concatenate(every)[self._settled[trace] + ordinal]
+        return ratios
+
+    def hidden(self, trace: Ints, step: Ints, size: int) -> Single:
+        """h `(r, H)` in front of steps of given traces."""
+        h = np.empty((len(trace), size), np.float32)
+        for number, rollout in enumerate(self._rollouts):
+            among = np.flatnonzero(self._part[trace] == number)
+            h[among] = rollout.hidden(self._row[trace[among]], step[among])
+        return h
+
+    def after(self, trace: Ints, steps: Ints, size: int) -> State:
+        """States of given traces after they took so many steps."""
+        state = State.fresh(len(trace), size)
+        state = State(state.h, state.c.copy(), state.before, state.feature)
+        for number, rollout in enumerate(self._rollouts):
+            among = np.flatnonzero(self._part[trace] == number)
+            part = rollout.after(self._row[trace[among]], steps[among])
+            for column, values in zip(state, part, strict=True):
+                column[among] = values
+        return state
+
+
+class Layout:
+    """Rows of n executed traces.
+
+    Attributes:
+        trace: `(N,)` which trace, ordinal: `(N,)` number within it.
+        head: `(N,)` row of the first element of the draw.
+        pending: `(N,)`, controlled: `(N,)`.
+        executed: `(n,)` draws that were made.
+    """
+
+    def __init__(self, traces: TraceBatch) -> None:
+        self.trace = np.repeat(np.arange(len(traces)), traces.length)
+        self.ordinal = np.arange(len(self.trace)) - traces.offsets[self.trace]
+        self.head = heads(traces)
+        self.pending = (traces.flags & DrawFlag.PENDING) != 0
+        self.controlled = (traces.flags & DrawFlag.CONTROLLED) != 0
+        self.executed = traces.length - np.bincount(self.trace[self.pending], minlength=len(traces))
+
+
+class Settled(NamedTuple):
+    """What n traces did with their choices.
+
+    Attributes:
+        holds: `(n,)` draws that hold.
+        log_ratio: `(N,)`.
+        state: `(n,)` where the traces stand after the draws that hold.
+        chosen: Rows of the draws that hold and were not settled before, of those that the guide chose.
+        entry: Their entries.
+    """
+
+    holds: Ints
+    log_ratio: Floats
+    state: State
+    chosen: Ints
+    entry: Ints
+
+
+class _Open(NamedTuple):
+    """Draws that may be chosen and are not settled yet, in columns `(r,)`.
+
+    Attributes:
+        row: Rows of the traces.
+        trace: Which trace.
+        step: Number within its trace, from 0.
+        count: `(n,)` open draws of each trace.
+        entry, element: The draw.
+        params_id: Rows of the traces' parameters.
+    """
+
+    row: Ints
+    trace: Ints
+    step: Ints
+    count: Ints
+    entry: Ints
+    element: Ints
+    params_id: Ints
+
+
+def settle(cell: Cell, memory: ParameterMemory, parts: Parts, traces: TraceBatch, layout: Layout) -> Settled:
+    """Settles n traces that have been in rollouts, and learns which parameters draws have."""
+    entries, trace, ordinal = cell.entries, layout.trace, layout.ordinal
+    draws = _open(cell, traces, layout, parts.begin)
+    kind = entries.kind[draws.entry]
+    same_draw, at = _same_draw(draws, parts, traces, layout)
+    exact = same_draw.copy()
+    discrete = np.flatnonzero((kind == ORDERED) | (kind == CATEGORICAL))
+    among = discrete[same_draw[discrete]]
+    params_id, given = parts.params_id(), parts.column("given")
+    same_params = np.zeros(len(kind), np.bool_)
+    same_params[among] = same_vectors(
+        parts.params, params_id[at[among]], traces.params, draws.params_id[among]
+    )
+    exact[among] = same_params[among] & (parts.column("value")[at[among]] == traces.value[draws.row[among]])
+
+    stands, first_bad = _first_wrong(draws, exact)
+    holds = layout.executed.copy()
+    bad = np.flatnonzero(stands < draws.count)
+    wrong = first_bad[bad]
+    holds[bad] = ordinal[draws.row[wrong]]
+    result = np.zeros(len(trace))
+    before = np.flatnonzero(ordinal < parts.begin[trace])
+    result[before] = parts.settled(trace[before], ordinal[before])
+    good = draws.step < stands[draws.trace]
+    result[draws.row[good]] = parts.column("log_ratio")[at[good]]
+
+    # Ordered draws under other parameters than foreseen hold, and are weighed anew.
+    renewed = np.flatnonzero(same_draw[wrong] & (kind[wrong] == ORDERED))
+    renewed = renewed[~given[at[wrong[renewed]]]]
+    again, which = wrong[renewed], bad[renewed]
+    state = parts.after(np.arange(len(traces)), stands, cell.size)
+    if len(again):
+        h = parts.hidden(which, stands[which], cell.size)
+        ratio, left, feature = _weigh(cell, h, draws, again, traces)
+        result[draws.row[again]] = ratio
+        after = parts.after(which, stands[which] + 1, cell.size)
+        state.h[which], state.c[which] = after.h, after.c
+        state.before[which], state.feature[which] = left, feature
+        following = np.minimum(again + 1, len(draws.row) - 1)
+        more = stands[which] + 1 < draws.count[which]
+        holds[which] = np.where(more, ordinal[draws.row[following]], layout.executed[which])
+        good[again] = True
+
+    reached = discrete[draws.step[discrete] <= stands[draws.trace[discrete]]]
+    tried = reached[same_draw[reached]]
+    tried = tried[~given[at[tried]]]
+    memory.judge(draws.entry[tried], exact[tried])
+    new = reached[~same_params[reached]]
+    memory.learn(
+        draws.entry[new],
+        traces.instance[draws.row[new]],
+        draws.element[new],
+        traces.params,
+        draws.params_id[new],
+    )
+    return Settled(holds, result, state, draws.row[good], draws.entry[good])
+
+
+def _open(cell: Cell, traces: TraceBatch, layout: Layout, begin: Ints) -> _Open:
+    row = np.flatnonzero(layout.controlled & (layout.ordinal >= begin[layout.trace]))
+    trace = layout.trace[row]
+    count = np.bincount(trace, minlength=len(traces))
+    params_id = traces.params_id[row].astype(np.int64)
+    num_params = traces.params.offsets[params_id + 1] - traces.params.offsets[params_id]
+    return _Open(
+        row=row,
+        trace=trace,
+        step=np.arange(len(row)) - (np.cumsum(count) - count)[trace],
+        count=count,
+        entry=cell.entries.find(traces.address_id[row], num_params),
+        element=row - layout.head[row],
+        params_id=params_id,
+    )
+
+
+def _same_draw(draws: _Open, parts: Parts, traces: TraceBatch, layout: Layout) -> tuple[Flags, Ints]:
+    """Whether draws are the ones that were foreseen, and the choices that were foreseen for them."""
+    there = (draws.step < parts.length[draws.trace]) & ~layout.pending[draws.row]
+    at = np.where(there, parts.first[draws.trace] + draws.step, 0)
+    if not there.any():
+        return there, at
+    same = (
+        there
+        & (parts.column("ordinal")[at] == layout.ordinal[draws.row])
+        & (parts.column("entry")[at] == draws.entry)
+        & (parts.column("instance")[at] == traces.instance[draws.row])
+        & (parts.column("element")[at] == draws.element)
+    )
+    return same, at
+
+
+def _first_wrong(draws: _Open, exact: Flags) -> tuple[Ints, Ints]:
+    """How many open draws of each trace are as foreseen up to the first that is not, and the number of that one."""
+    stands = draws.count.copy()
+    wrong = np.flatnonzero(~exact)[::-1]
+    stands[draws.trace[wrong]] = draws.step[wrong]  # in reverse, so that the first one stays
+    return stands, np.cumsum(draws.count) - draws.count + stands
+
+
+def _weigh(
+    cell: Cell, h: Single, draws: _Open, chosen: Ints, traces: TraceBatch
+) -> tuple[Floats, Ints, Single]:
+    """Log ratios, `before` and features of ordered draws at the values they have."""
+    entry, value, params_id = draws.entry[chosen], traces.value[draws.row[chosen]], draws.params_id[chosen]
+    ratio, feature = np.zeros(len(chosen)), np.zeros(len(chosen), np.float32)
+    codes = cell.entries.family[entry]
+    for code in np.unique(codes).tolist():
+        rows = np.flatnonzero(codes == code)
+        columns = tuple(traces.params.matrix(params_id[rows]).T)
+        of_rows, left = cell.ordered(h[rows], entry[rows], value[rows], columns)
+        sound = np.isfinite(of_rows)
+        ratio[rows], feature[rows] = np.where(sound, of_rows, 0.0), np.where(sound, left, 0.0)
+    return ratio, cell.entries.first_before[entry], feature
+
+
+def follow(cell: Cell, traces: TraceBatch, layout: Layout, chosen: Ints) -> State:
+    """States of some traces `(r,)` after all their draws, none of which the guide chose."""
+    draws = _open(cell, traces, layout, np.zeros(len(traces), np.int64))
+    forced = ~layout.pending[draws.row]
+    state = State.fresh(len(traces), cell.size)
+    h, c, before, feature = state.h.copy(), state.c.copy(), state.before, state.feature
+    wanted = np.zeros(len(traces), np.bool_)
+    wanted[chosen] = True
+    forced &= wanted[draws.trace]
+    for step in range(int(draws.step[forced].max(initial=-1)) + 1):
+        now = np.flatnonzero(forced & (draws.step == step))
+        which, rows = draws.trace[now], draws.row[now]
+        state = State(h[which], c[which], before[which], feature[which])
+        h[which], c[which] = cell.advance(state, draws.entry[now], traces.instance[rows], draws.element[now])
+        before[which], feature[which] = cell.forced(
+            draws.entry[now], traces.value[rows], traces.z[rows], traces.params, draws.params_id[now]
+        )
+    return State(h, c, before, feature).take(chosen)

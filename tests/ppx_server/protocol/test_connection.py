@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ppx_server.errors import LocalProtocolError, RemoteProtocolError
 from ppx_server.protocol import (
     CAPABILITIES,
+    BatchResult,
     Connection,
     Error,
     Event,
@@ -14,12 +16,16 @@ from ppx_server.protocol import (
     HandshakeResult,
     Observe,
     ObserveResult,
+    Rejection,
     Reset,
     Role,
     Run,
+    RunBatch,
     RunResult,
     Sample,
     SampleResult,
+    Shutdown,
+    ShutdownResult,
     State,
     Tag,
     TagResult,
@@ -28,25 +34,15 @@ from ppx_server.protocol import (
 )
 from ppx_server.protocol.states import SENT_BY_CONTROLLER, TRANSITIONS
 from ppx_server.protocol.wire import MESSAGES
+from tests.ppx_server.protocol.examples import (
+    EXAMPLES,
+    NORMAL,
+    RUN_BATCH,
+    no_loops,
+    no_tensors,
+    same,
+)
 
-NORMAL = WireDistribution("Normal", (0.0, 1.0))
-EXAMPLES: dict[type[Event], Event] = {
-    type(e): e
-    for e in [
-        Handshake("controller", CAPABILITIES),
-        HandshakeResult("simulator", "model", CAPABILITIES),
-        Run(),
-        RunResult(1.0),
-        Sample("f/x", "x", NORMAL, True),
-        SampleResult(0.5),
-        Observe("f/y", "y", NORMAL, None),
-        ObserveResult(None),
-        Tag("f/t", "t", 2.0),
-        TagResult(),
-        Reset(),
-        Error("division by zero"),
-    ]
-}
 HANDSHAKE = [EXAMPLES[Handshake], EXAMPLES[HandshakeResult]]
 # A shortest way into every state
 WAYS: dict[State, list[Event]] = {
@@ -57,6 +53,9 @@ WAYS: dict[State, list[Event]] = {
     State.SAMPLING: [*HANDSHAKE, Run(), EXAMPLES[Sample]],
     State.OBSERVING: [*HANDSHAKE, Run(), EXAMPLES[Observe]],
     State.TAGGING: [*HANDSHAKE, Run(), EXAMPLES[Tag]],
+    State.MARKING: [*HANDSHAKE, Run(), EXAMPLES[Rejection]],
+    State.BATCHING: [*HANDSHAKE, RUN_BATCH],
+    State.ENDING: [*HANDSHAKE, Shutdown()],
 }
 
 
@@ -73,8 +72,7 @@ class ConnectionPair:
             ends = [self.controller, self.simulator]
             sender, receiver = ends if type(event) in SENT_BY_CONTROLLER else ends[::-1]
             received = receiver.receive(sender.send(event))
-            assert type(received) is type(event)
-            assert received == event
+            assert same(received, event)
             assert sender.state is receiver.state
 
 
@@ -110,7 +108,7 @@ def test_every_event_in_every_state(state: State, event_type: type[Event]) -> No
         sender.send(event)
     assert sender.state is state
     if event_type is Handshake:  # from another controller
-        assert receiver.receive(encode(event)) == event
+        assert same(receiver.receive(encode(event)), event)
         assert receiver.state is State.GREETING
         return
     with pytest.raises(RemoteProtocolError, match=f"received {event_type.__name__} in state {state.name}"):
@@ -132,7 +130,136 @@ def test_nobody_sends_what_is_the_others_to_send(state: State, event_type: type[
 def test_requests_and_replies_alternate() -> None:
     for state, transitions in TRANSITIONS.items():
         senders = {event_type in SENT_BY_CONTROLLER for event_type in transitions}
-        assert len(senders) == (state is not State.ERROR)
+        assert len(senders) == {State.ERROR: 0, State.BATCHING: 2}.get(state, 1)
+
+
+def batch(number: int, count: int = 2) -> RunBatch:
+    index = np.arange(count, dtype=np.uint64)
+    none = np.zeros(count + 1, np.int32)
+    return RUN_BATCH._replace(batch=number, index=index, offsets=none, **dict.fromkeys(CHOICES, np.empty(0)))
+
+
+CHOICES = ("address", "instance", "value", "z")
+
+
+def answer_to(number: int, count: int = 2) -> BatchResult:
+    return BatchResult(
+        number,
+        0.0,
+        np.zeros(count, np.uint8),
+        np.zeros(count + 1, np.int32),
+        *[np.empty(0, np.int32)] * 3,
+        *[np.empty(0)] * 3,
+        np.empty(0, np.uint8),
+        np.zeros(1, np.int32),
+        np.empty(0),
+        *[no_tensors(count)] * 3,
+        no_loops(count),
+    )
+
+
+def queued(*events: Event) -> ConnectionPair:
+    """Three batches on their way; the simulator has seen what is sent by `events`."""
+    pair = at(State.READY)
+    for number in (1, 2, 3):
+        pair.simulator.receive(pair.controller.send(batch(number)))
+    return pair
+
+
+def test_batches_are_answered_in_order_while_more_are_sent() -> None:
+    pair = queued()
+    assert pair.controller.outstanding == pair.simulator.outstanding == 3
+    for number in range(1, 10):
+        pair.controller.receive(pair.simulator.send(answer_to(number)))
+        pair.simulator.receive(pair.controller.send(batch(number + 3)))
+        assert pair.controller.state is pair.simulator.state is State.BATCHING
+    for number in (10, 11, 12):
+        assert pair.controller.outstanding == 13 - number
+        assert pair.controller.state is pair.simulator.state is State.BATCHING
+        pair.controller.receive(pair.simulator.send(answer_to(number)))
+    assert pair.controller.state is pair.simulator.state is State.READY
+    pair.say(Run(), RunResult(1.0), batch(0, 0), answer_to(0, 0))
+
+
+@pytest.mark.parametrize("refusal", [Error("no such observations"), Reset()])
+def test_a_batch_that_is_refused_is_answered(refusal: Event) -> None:
+    pair = queued()
+    for answer, left in ((answer_to(1), 2), (refusal, 1), (answer_to(3), 0)):
+        pair.controller.receive(pair.simulator.send(answer))
+        assert pair.controller.outstanding == pair.simulator.outstanding == left
+    assert pair.controller.state is pair.simulator.state is State.READY
+
+
+@pytest.mark.parametrize("wrong", [answer_to(2), answer_to(1, 3), answer_to(0)])
+def test_an_answer_to_another_batch_is_refused(wrong: BatchResult) -> None:
+    pair = queued()
+    with pytest.raises(LocalProtocolError, match="for 2 of batch 1; batches are answered in the order"):
+        pair.simulator.send(wrong)
+    assert pair.simulator.state is State.BATCHING
+    with pytest.raises(RemoteProtocolError, match="for 2 of batch 1; batches are answered in the order"):
+        pair.controller.receive(encode(wrong))
+    assert pair.controller.state is State.ERROR
+    assert pair.simulator.outstanding == 3
+    pair.controller.reset()
+    assert pair.controller.outstanding == 0
+    pair.say(*HANDSHAKE)
+    assert pair.simulator.outstanding == 0
+
+
+def test_answers_of_an_earlier_conversation_may_come_before_the_handshake_result() -> None:
+    pair = queued()
+    late = [pair.simulator.send(e) for e in (answer_to(1), Error("no"), Reset())]
+    greeting = pair.controller.send(EXAMPLES[Handshake])
+    for data in late:
+        pair.controller.receive(data)
+        assert pair.controller.state is State.GREETING
+    pair.simulator.receive(greeting)
+    pair.controller.receive(pair.simulator.send(EXAMPLES[HandshakeResult]))
+    pair.say(batch(1), answer_to(1))
+
+
+def test_a_handshake_abandons_what_is_outstanding() -> None:
+    pair = queued()
+    pair.say(*HANDSHAKE)
+    assert pair.controller.outstanding == pair.simulator.outstanding == 0
+    pair.say(batch(1), answer_to(1))
+
+
+@pytest.mark.parametrize("unasked", [answer_to(1), Error("no"), Reset()])
+def test_an_answer_that_nobody_waits_for_is_refused_in_greeting(unasked: Event) -> None:
+    pair = at(State.GREETING)
+    with pytest.raises(RemoteProtocolError, match=r"in state GREETING.*no batch is outstanding"):
+        pair.controller.receive(encode(unasked))
+
+
+def test_garbage_between_batches_is_answered_in_its_turn() -> None:
+    pair = at(State.READY)
+    pair.simulator.receive(pair.controller.send(batch(1)))
+    pair.controller.send(batch(2))
+    pair.controller.receive(pair.simulator.send(answer_to(1)))
+    with pytest.raises(RemoteProtocolError):
+        pair.simulator.receive(encode(batch(2))[:50])
+    pair.controller.receive(pair.simulator.send(Error("not a message")))
+    assert pair.controller.state is pair.simulator.state is State.READY
+
+
+def test_a_simulator_in_error_still_owes_the_earlier_answers() -> None:
+    pair = at(State.READY)
+    pair.simulator.receive(pair.controller.send(batch(1)))
+    with pytest.raises(RemoteProtocolError):
+        pair.simulator.receive(b"")
+    pair.simulator.send(Error("not a message"))
+    assert pair.simulator.state is State.BATCHING
+    assert pair.simulator.outstanding == 1
+    pair.simulator.send(answer_to(1))
+    assert pair.simulator.state is State.READY
+
+
+def test_a_shut_down_simulator_can_be_greeted_by_its_successor() -> None:
+    pair = at(State.READY)
+    pair.say(Shutdown(), ShutdownResult())
+    assert pair.controller.state is State.IDLE
+    pair.say(*HANDSHAKE)
 
 
 @pytest.mark.parametrize("answer", [Error("no message"), Reset()])

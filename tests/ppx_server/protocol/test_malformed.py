@@ -18,36 +18,16 @@ from ppx_server.protocol import (
     HandshakeResult,
     Observe,
     ObserveResult,
-    Reset,
-    Run,
     RunResult,
     Sample,
     SampleResult,
-    Tag,
-    TagResult,
     WireDistribution,
     decode,
     encode,
 )
 from ppx_server.protocol.wire import MESSAGES
+from tests.ppx_server.protocol.examples import EVENTS
 
-NORMAL = WireDistribution("Normal", (0.5, 2.0))
-ARRAYS = WireDistribution("TruncatedNormal", (np.zeros((2, 3)), 1.0, np.ones(3), np.ones((2, 1))))
-EVENTS = [
-    Handshake("controller", ("error", "observed_value")),
-    HandshakeResult("simulator", "gaussian", ("error",)),
-    Run(),
-    RunResult(np.arange(6.0).reshape(2, 3)),
-    Sample("detector/mu", "mu", NORMAL, False),
-    Sample("detector/x", "", ARRAYS, True),
-    SampleResult(0.25),
-    Observe("detector/y", "y", NORMAL, np.ones((2, 2))),
-    ObserveResult(8.0),
-    Tag("t", "t", np.ones(5)),
-    TagResult(),
-    Reset(),
-    Error("boom"),
-]
 MESSAGE_BYTES = [encode(event) for event in EVENTS]
 
 Fields = dict[

@@ -5,74 +5,44 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 
 from ppx_server.errors import LocalProtocolError
 from ppx_server.protocol import (
     CAPABILITIES,
+    BatchResult,
     Error,
     Event,
-    Handshake,
     HandshakeResult,
+    Observation,
     Observe,
     ObserveResult,
-    Reset,
-    Run,
+    Rejection,
+    RejectionResult,
+    RunBatch,
     RunResult,
     Sample,
     SampleResult,
+    Shutdown,
+    ShutdownResult,
     Tag,
-    TagResult,
+    WireAddress,
     WireDistribution,
     decode,
     encode,
 )
 from ppx_server.protocol.layout import Table, TensorOf, head
 from ppx_server.protocol.wire import PARAM_NAMES
-
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-floats = st.floats(width=64)
-arrays = npst.arrays(np.float64, npst.array_shapes(min_dims=1, max_dims=4, max_side=4), elements=floats)
-empty = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3).map(lambda s: np.zeros((*s, 0)))
-tensors = floats | arrays | empty
-present = floats | arrays
-
-
-@st.composite
-def distributions(draw: st.DrawFn) -> WireDistribution:
-    family = draw(st.sampled_from(sorted(PARAM_NAMES)))
-    shape = draw(npst.array_shapes(min_dims=1, max_dims=3, max_side=3))
-    param = floats | npst.arrays(np.float64, shape, elements=floats)
-    return WireDistribution(family, tuple(draw(param) for _ in PARAM_NAMES[family]))
-
-
-capabilities = st.lists(texts, max_size=4).map(tuple)
-events = st.one_of(
-    st.builds(Handshake, texts, capabilities),
-    st.builds(HandshakeResult, texts, texts, capabilities),
-    st.just(Run()),
-    st.builds(RunResult, st.none() | present),
-    st.builds(Sample, texts, texts, distributions(), st.booleans()),
-    st.builds(SampleResult, tensors),
-    st.builds(Observe, texts, texts, distributions(), st.none() | present),
-    st.builds(ObserveResult, st.none() | present),
-    st.builds(Tag, texts, texts, tensors),
-    st.just(TagResult()),
-    st.just(Reset()),
-    st.builds(Error, texts),
+from tests.ppx_server.protocol.examples import (
+    BATCH_RESULT,
+    EXAMPLES,
+    RUN_BATCH,
+    batch_results,
+    events,
+    floats,
+    ids,
+    run_batches,
+    same,
 )
-
-
-def same(a: object, b: object) -> bool:
-    """Equality by type, shape and bits, unlike that of tuples and arrays."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, float | np.ndarray):
-        return np.shape(a) == np.shape(b) and np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    return a == b
 
 
 @settings(max_examples=1500, deadline=None)
@@ -162,6 +132,12 @@ TRUNCATED = WireDistribution("TruncatedNormal", (0.0, 1.0, 0.0, 1.0))
         (Observe("det/x", "x", TRUNCATED, None), "truncated_normal", "'det/x'.*use a family of PPX 1.0"),
         (ObserveResult(1.0), "observed_value", r"send ObserveResult\(None\)"),
         (Error("boom"), "error", r"send Reset\(\)"),
+        (EXAMPLES[RunBatch], "batch", r"send Run\(\)"),
+        (EXAMPLES[BatchResult], "batch", "not announced"),
+        (EXAMPLES[Rejection], "rejection", "send nothing"),
+        (EXAMPLES[RejectionResult], "rejection", "send nothing"),
+        (EXAMPLES[Shutdown], "shutdown", "end the process"),
+        (EXAMPLES[ShutdownResult], "shutdown", "not announced"),
     ],
 )
 def test_extensions_are_not_sent_to_a_peer_that_lacks_them(
@@ -189,6 +165,86 @@ def test_extensions_are_not_sent_to_a_peer_that_lacks_them(
 def test_what_cannot_be_sent_is_refused_here(event: Event, complaint: str) -> None:
     with pytest.raises(LocalProtocolError, match=complaint):
         encode(event)
+
+
+TRUNCATED_ADDRESS = (WireAddress("det/x", "x", "TruncatedNormal", ()),)
+
+
+@pytest.mark.parametrize("event", [RUN_BATCH, BATCH_RESULT])
+def test_families_in_batches_need_the_capability_too(event: Event) -> None:
+    event = event._replace(addresses=TRUNCATED_ADDRESS)
+    with pytest.raises(LocalProtocolError, match=r"TruncatedNormal.*'det/x'"):
+        encode(event, {"batch"})
+    assert same(decode(encode(event, {"batch", "truncated_normal"})), event)
+
+
+def test_the_fingerprint_is_for_controllers_that_know_extensions() -> None:
+    result = HandshakeResult("s", "m", ("batch",), "sha256:1f")
+    assert decode(encode(result, {"error"})) == result
+    assert decode(encode(result, set())) == result._replace(fingerprint="")
+
+
+@pytest.mark.parametrize(
+    ("event", "complaint"),
+    [
+        (RUN_BATCH._replace(z=floats(1.0)), "RunBatch cannot be sent: column z has 1 elements instead of 3"),
+        (RUN_BATCH._replace(batch=-1), "RunBatch cannot be sent: a number does not fit"),
+        (RUN_BATCH._replace(seed=2**64), "a number does not fit"),
+        (RUN_BATCH._replace(index=np.array([-1, 0, 1])), "column index of type int64"),
+        (RUN_BATCH._replace(address=[0.5, 1.0, 2.0]), "column address of type float64"),
+        (RUN_BATCH._replace(address=np.array([0, 2**31, 0])), "column address of type int64"),
+        (RUN_BATCH._replace(value=np.zeros((3, 1))), "column value has 2 axes"),
+        (RUN_BATCH._replace(value=["a", "b", "c"]), "column value of type <U1"),
+        (
+            RUN_BATCH._replace(addresses=(WireAddress("a", "", "Cauchy", ()),)),
+            "unknown family 'Cauchy' at address 'a'",
+        ),
+        (
+            RUN_BATCH._replace(observations=(Observation("y", 0, "red"),)),
+            "the observation 'y' cannot be sent",
+        ),
+        (BATCH_RESULT._replace(status=[0, 256, 0]), "column status of type int64"),
+        (
+            BATCH_RESULT._replace(offsets=ids(0, 3, 2, 5)),
+            "BatchResult cannot be sent: column offsets decreases",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_sent_is_refused_here(event: Event, complaint: str) -> None:
+    with pytest.raises(LocalProtocolError, match=complaint):
+        encode(event)
+
+
+def test_columns_of_other_types_with_the_same_numbers_are_sent() -> None:
+    event = RUN_BATCH._replace(
+        index=np.array([3, 4, 5]),
+        offsets=[0, 2, 2, 3],
+        address=np.array([0, 9, 1, 9, 0], np.int64)[::2],
+        value=np.array([0.5, np.nan, 2.0], np.float32),
+    )
+    received = decode(encode(event))
+    assert received.index.tolist() == [3, 4, 5]
+    assert received.offsets.tolist() == [0, 2, 2, 3]
+    assert received.address.tolist() == [0, 1, 0]
+    assert received.value[[0, 2]].tolist() == [0.5, 2.0]
+
+
+def columns(event: object) -> list[np.ndarray]:
+    if isinstance(event, np.ndarray):
+        return [event]
+    return [c for part in event for c in columns(part)] if isinstance(event, tuple) else []
+
+
+@settings(max_examples=200, deadline=None)
+@given(batch_results() | run_batches())
+def test_columns_are_read_only_views_aligned_to_their_elements(event: Event) -> None:
+    data = encode(event)
+    start = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+    for column in columns(decode(data)):
+        assert not column.flags.writeable or not column.size
+        place = column.__array_interface__["data"][0] - start
+        if column.size and 0 <= place < len(data):  # columns that are absent are not in the message
+            assert place % column.itemsize == 0
 
 
 def test_a_message_beyond_the_limit_of_flatbuffers_is_refused() -> None:

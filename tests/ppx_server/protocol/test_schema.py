@@ -15,22 +15,35 @@ import ppx_server.protocol
 from ppx_server.protocol import (
     Error,
     Event,
+    Failure,
+    FailureKind,
     Handshake,
     HandshakeResult,
+    LoopColumns,
+    Observation,
     Observe,
     ObserveResult,
+    Rejection,
+    RejectionResult,
     Reset,
     Run,
     RunResult,
     Sample,
     SampleResult,
+    Shutdown,
+    ShutdownResult,
     Tag,
     TagResult,
+    TensorColumns,
+    WireAddress,
     WireDistribution,
     encode,
 )
+from ppx_server.protocol.batch_encoder import _BATCH_RESULT, _RUN_BATCH
 from ppx_server.protocol.decoder import _READERS
+from ppx_server.protocol.skeleton import Skeleton
 from ppx_server.protocol.wire import FAMILY_NAMES, MESSAGES, PARAM_NAMES
+from tests.ppx_server.protocol.examples import BATCH_RESULT, RUN_BATCH
 
 SCHEMA = re.sub(
     r"//.*",
@@ -94,6 +107,41 @@ def test_events_have_the_fields_of_their_tables(message: type[Event]) -> None:
     assert [field for field, _ in TABLES[message.__name__]] == list(message._fields)
 
 
+@pytest.mark.parametrize(
+    ("table", "event"),
+    [
+        ("TensorColumns", TensorColumns),
+        ("LoopColumns", LoopColumns),
+        ("Failure", Failure),
+        ("Address", WireAddress),
+        ("Observation", Observation),
+    ],
+)
+def test_parts_of_batches_have_the_fields_of_their_tables(table: str, event: type) -> None:
+    assert [field for field, _ in TABLES[table]] == list(event._fields)
+
+
+def test_kinds_of_failures_are_those_of_the_schema() -> None:
+    members = re.search(r"enum FailureKind : ubyte \{(.*?)\}", SCHEMA, re.DOTALL)
+    assert members is not None
+    assert [kind.name.title() for kind in FailureKind] == re.findall(r"\w+", members[1])
+
+
+@pytest.mark.parametrize(("skeleton", "name"), [(_RUN_BATCH, "RunBatch"), (_BATCH_RESULT, "BatchResult")])
+def test_skeletons_have_the_leaves_of_their_tables(skeleton: Skeleton, name: str) -> None:
+    assert [leaf.kind for leaf in skeleton._leaves] == leaves(name)
+
+
+def leaves(name: str) -> list[str]:
+    found = []
+    for _, kind in TABLES[name]:
+        if kind in TABLES:
+            found += leaves(kind)
+        else:
+            found.append("[table]" if kind.strip("[]") in TABLES else kind)
+    return found
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_families_have_the_fields_of_their_tables(family: str) -> None:
     assert [(name, "Tensor") for name in PARAM_NAMES[family]] == TABLES[family]
@@ -122,15 +170,28 @@ def read(table: Table, name: str) -> dict[str, Any]:
 def value(table: Table, offset: int, kind: str) -> Any:
     if kind == "string":
         return table.String(table.Pos + offset).decode("utf-8")
-    if kind == "bool":
-        return bool(table.Get(types.BoolFlags, table.Pos + offset))
+    if kind in NUMBERS:
+        return table.Get(NUMBERS[kind], table.Pos + offset)
     if kind == "[string]":
         start = table.Vector(offset)
         return [table.String(start + 4 * i).decode("utf-8") for i in range(table.VectorLen(offset))]
-    if kind in ("[double]", "[int]"):
-        flags = types.Float64Flags if kind == "[double]" else types.Int32Flags
-        return table.GetVectorAsNumpy(flags, offset).tolist()
+    if kind.strip("[]") in NUMBERS:
+        return table.GetVectorAsNumpy(NUMBERS[kind.strip("[]")], offset).tolist()
+    if kind.startswith("["):
+        start = table.Vector(offset)
+        places = [table.Indirect(start + 4 * i) for i in range(table.VectorLen(offset))]
+        return [read(Table(table.Bytes, place), kind.strip("[]")) for place in places]
     return read(Table(table.Bytes, table.Indirect(table.Pos + offset)), kind)
+
+
+NUMBERS = {
+    "bool": types.BoolFlags,
+    "ubyte": types.Uint8Flags,
+    "FailureKind": types.Uint8Flags,
+    "int": types.Int32Flags,
+    "ulong": types.Uint64Flags,
+    "double": types.Float64Flags,
+}
 
 
 def by_schema(event: Event) -> Any:
@@ -160,7 +221,10 @@ def test_slots_of_families(family: str) -> None:
     [
         (Handshake("s", ("a", "b")), {"system_name": "s", "capabilities": ["a", "b"]}),
         (Handshake("s"), {"system_name": "s", "capabilities": None}),
-        (HandshakeResult("s", "m", ("a",)), {"system_name": "s", "model_name": "m", "capabilities": ["a"]}),
+        (
+            HandshakeResult("s", "m", ("a",), "f"),
+            {"system_name": "s", "model_name": "m", "capabilities": ["a"], "fingerprint": "f"},
+        ),
         (Run(), {}),
         (RunResult(np.ones(2)), {"result": tensor([1.0, 1.0], (2,))}),
         (RunResult(None), {"result": None}),
@@ -172,7 +236,36 @@ def test_slots_of_families(family: str) -> None:
         (TagResult(), {}),
         (Reset(), {}),
         (Error("boom"), {"message": "boom"}),
+        (Rejection("a", "n", True), {"address": "a", "name": "n", "begin": True}),
+        (Rejection("a", "n", False), {"address": "a", "name": "n", "begin": False}),
+        (RejectionResult(), {}),
+        (Shutdown(), {}),
+        (ShutdownResult(), {}),
     ],
 )
 def test_slots_of_messages(event: Event, fields: dict[str, Any]) -> None:
     assert by_schema(event) == (type(event).__name__, fields)
+
+
+def as_read(part: Any) -> Any:
+    """An event as the schema would have it read."""
+    if isinstance(part, np.ndarray):
+        return part.tolist() or None  # empty columns are absent
+    if isinstance(part, WireAddress):
+        code = FAMILY_NAMES.index(part.family) + 1 if part.family else 0
+        return {"address": part.address, "name": part.name, "family": code, "shape": list(part.shape)}
+    if isinstance(part, Observation):
+        value = tensor(np.ravel(part.value).tolist(), np.shape(part.value))
+        return {"name": part.name, "visit": part.visit, "value": value}
+    if hasattr(part, "_fields"):
+        return {name: as_read(getattr(part, name)) for name in part._fields}
+    if isinstance(part, FailureKind):
+        return int(part)
+    return [as_read(p) for p in part] if isinstance(part, tuple) else part
+
+
+@pytest.mark.parametrize("event", [RUN_BATCH, BATCH_RESULT])
+def test_slots_of_batches(event: Event) -> None:
+    kind, found = by_schema(event)
+    assert kind == type(event).__name__
+    assert repr(found) == repr(as_read(event))  # NaN is not equal to itself

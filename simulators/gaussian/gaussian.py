@@ -35,12 +35,13 @@ def gaussian() -> float:
 def marsaglia(mean: float, stddev: float) -> float:
     """A normal number from uniform ones (Marsaglia and Bray 1964, polar method)."""
     square = ppx.Uniform(-1.0, 1.0)
-    while True:
-        x: float = ppx.sample(square, name="x")
-        y: float = ppx.sample(square, name="y")
-        s = x * x + y * y
-        if 0.0 < s < 1.0:
-            return mean + stddev * x * math.sqrt(-2.0 * math.log(s) / s)
+    with ppx.rejection("marsaglia"):
+        while True:
+            x: float = ppx.sample(square, name="x")
+            y: float = ppx.sample(square, name="y")
+            s = x * x + y * y
+            if 0.0 < s < 1.0:
+                return mean + stddev * x * math.sqrt(-2.0 * math.log(s) / s)
 
 
 def gaussian_marsaglia() -> float:

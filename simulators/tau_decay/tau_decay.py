@@ -77,6 +77,9 @@ class Client:
     def scope(self, name: str) -> AbstractContextManager[object]:
         return ppx.scope(name)
 
+    def rejection(self, name: str) -> AbstractContextManager[object]:
+        return ppx.rejection(name)
+
     def observe(self, mean: NDArray[np.float64], sd: float, name: str) -> object:
         return ppx.observe(ppx.Normal(mean, sd), name=name)
 
@@ -155,6 +158,9 @@ class Recorder:
 
     def scope(self, name: str) -> AbstractContextManager[object]:
         return _RecordedScope(self._prefix, name, self._source.scope(name))
+
+    def rejection(self, name: str) -> AbstractContextManager[object]:
+        return self._source.rejection(name)
 
     def observe(self, mean: NDArray[np.float64], sd: float, name: str) -> object:
         value = self._source.observe(mean, sd, name)

@@ -23,6 +23,7 @@ class Random(Protocol):
     def normal(self, mean: float, sd: float, name: str) -> float: ...
     def categorical(self, probs: Sequence[float], name: str) -> int: ...
     def scope(self, name: str) -> AbstractContextManager[object]: ...
+    def rejection(self, name: str) -> AbstractContextManager[object]: ...
 
 
 class FourVector(NamedTuple):
@@ -259,7 +260,7 @@ def _draw_mass(random: Random, node: Node, M: float, sister: float, from_tau: bo
         return _michel(random, M, sister)
     high = min(node.high, M - sister)
     at_threshold = breakup_momentum(M, node.low, sister)
-    with random.scope(node.scope):
+    with random.scope(node.scope), random.rejection("mass"):
         for _ in range(MAX_ATTEMPTS):
             mass = _propose_mass(node, high, from_tau, random.uniform(0.0, 1.0, "mass_quantile"))
             if from_tau:
@@ -293,7 +294,7 @@ def _michel(random: Random, M: float, m: float) -> float:
     From the Michel spectrum 3x^2 - 2x^3 of the lepton energy E = x E_max, for a lepton of mass m.
     """
     e_max = (M * M + m * m) / (2.0 * M)
-    with random.scope("decay/lepton"):
+    with random.scope("decay/lepton"), random.rejection("michel"):
         for _ in range(MAX_ATTEMPTS):
             x = random.uniform(m / e_max, 1.0, "x")
             if random.uniform(0.0, 1.0, "accept") < x * x * (3.0 - 2.0 * x):

@@ -150,6 +150,9 @@ class _Stubborn:
     def scope(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def rejection(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 def test_a_rejection_loop_forced_for_ever_ends_with_an_error() -> None:
     with pytest.raises(RuntimeError, match="no mass accepted for decay/rho in 1000 attempts"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,9 @@ class Replay:
         outer, self._prefix = self._prefix, f"{self._prefix}{name}/"
         yield
         self._prefix = outer
+
+    def rejection(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def observe(self, mean: NDArray[np.float64], sd: float, name: str) -> object:
         assert name == "calorimeter"

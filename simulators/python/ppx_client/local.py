@@ -76,14 +76,11 @@ class _Generator:
 
     def array(self, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """The next numbers, `(size,)`, and their standard normal quantiles."""
-        from scipy.special import ndtri
-
-        from ppx_client.philox import Stream, uniforms
+        from ppx_client.philox import Numbers, Stream
 
         self._left = 0
-        uniform = uniforms(self._seed, self._thread, self._position, size, Stream.DRAWS)[0]
-        self._position += size
-        return uniform, ndtri(uniform)
+        start, self._position = self._position, self._position + size
+        return Numbers(self._seed, self._thread, Stream.DRAWS).array(start, size)
 
 
 class _Threads(threading.local):

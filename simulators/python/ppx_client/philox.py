@@ -2,6 +2,7 @@
 
 Number n of (seed, trace index, stream) is the same in every client language and in the controller. Key: the two 32-bit
 halves of the seed, low first. Counter: trace index (two words, low first), block, stream. A block makes two numbers.
+This module needs SciPy, which takes long to import; it is imported where it is first needed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtri
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -86,8 +88,6 @@ class Numbers:
 
     def reach(self, count: int) -> None:
         """Makes the first `count` numbers at least."""
-        from scipy.special import ndtri
-
         known = len(self.uniforms)
         if count > known:
             # One call of NumPy makes a hundred numbers in the time of one.
@@ -97,7 +97,5 @@ class Numbers:
 
     def array(self, start: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Numbers `start` to `start + count - 1`, and their standard normal quantiles."""
-        from scipy.special import ndtri
-
         numbers = uniforms(self._seed, self._index, start, count, self._stream)[0]
         return numbers, ndtri(numbers)

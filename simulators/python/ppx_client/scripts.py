@@ -289,7 +289,8 @@ class ScriptedTrace:
         numbers, start, shape = self._observed_numbers, self.num_observed, distribution.shape
         if shape == ():
             self.num_observed = start + 1
-            numbers.reach(start + 1)
+            if start >= len(numbers.uniforms):
+                numbers.reach(start + 1)
             u = numbers.uniforms[start]
             return SCALAR[distribution.code](u, 1.0 - u, numbers.normals[start], distribution.vector)
         self.num_observed = start + math.prod(shape)
@@ -322,7 +323,8 @@ class ScriptedTrace:
         """Records a value."""
         if self.end is not None:
             raise self.end
-        number = self._batch.sites.number(address, name or address, 0, np.shape(value))
+        shape = () if isinstance(value, float) else value.shape
+        number = self._batch.sites.number(address, name or address, 0, shape)
         self._batch.result.tags.add(number, self._count((address, "\0tagged" + (name or address))), value)
 
     def begin_rejection(self, address: str, name: str) -> int:

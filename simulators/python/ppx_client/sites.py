@@ -61,16 +61,16 @@ class Sites:
         self.addresses: list[Address] = []
         self.families = array("B")
         self.draws: dict[tuple[str, str, int, tuple[int, ...]], Site] = {}
-        self._numbers: dict[Address, int] = {}
+        self._numbers: dict[tuple[str, str, int, tuple[int, ...]], int] = {}
         self._places: dict[tuple[str, str], int] = {}
 
     def number(self, address: str, name: str, family: int, shape: tuple[int, ...]) -> int:
         """The number of an address; it gets one when it is first mentioned."""
-        entry = Address(address, name, family, shape)
-        number = self._numbers.get(entry)
+        key = address, name, family, shape
+        number = self._numbers.get(key)
         if number is None:
-            number = self._numbers[entry] = len(self.addresses)
-            self.addresses.append(entry)
+            number = self._numbers[key] = len(self.addresses)
+            self.addresses.append(Address(*key))
             self.families.append(family)
         return number
 

@@ -15,23 +15,34 @@ import pytest
 
 import ppx_server.protocol
 from ppx_server.protocol import (
+    BatchResult,
     Error,
     Event,
+    Failure,
+    FailureKind,
     Handshake,
     HandshakeResult,
+    Observation,
     Observe,
     ObserveResult,
+    Rejection,
+    RejectionResult,
     Reset,
     Run,
     RunResult,
     Sample,
     SampleResult,
+    Shutdown,
+    ShutdownResult,
     Tag,
     TagResult,
+    WireAddress,
     WireDistribution,
+    decode,
     encode,
 )
 from ppx_server.protocol.wire import PARAM_NAMES
+from tests.ppx_server.protocol.examples import BATCH_RESULT, EMPTY_BATCH_RESULT, EVENTS, RUN_BATCH
 
 SCHEMA = Path(ppx_server.protocol.__file__).parent / "schema" / "ppx.fbs"
 FLATC = shutil.which("flatc")
@@ -49,12 +60,17 @@ def example(shape: tuple[int, ...]) -> Any:
 def events() -> list[Event]:
     """All messages, families, shapes and alignments."""
     found: list[Event] = [Run(), TagResult(), Reset(), RunResult(None), ObserveResult(None)]
+    found += [RejectionResult(), Shutdown(), ShutdownResult(), *EVENTS]
     for text in TEXTS:
         found += [
             Handshake(text),
             Handshake(text, ("a", "", text)),
             HandshakeResult(text, "m", ("error",)),
+            HandshakeResult(text, "m", ("error",), text),
             Error(text),
+            Rejection(text, "", True),
+            Rejection("a", text, False),
+            *batches(text),
         ]
         for family, names in PARAM_NAMES.items():
             for shape in SHAPES:
@@ -63,6 +79,38 @@ def events() -> list[Event]:
     for shape in SHAPES:
         value = example(shape)
         found += [RunResult(value), SampleResult(value), ObserveResult(value), Tag("a", "bc", value)]
+    return found
+
+
+def batches(text: str) -> list[Event]:
+    """Batches whose strings, shapes and numbers of rows shift what follows them."""
+    found: list[Event] = []
+    for rows, shape in enumerate(SHAPES):
+        addresses = tuple(
+            WireAddress(text, text, family, shape) for family in ("", "Normal", "TruncatedNormal")
+        )
+        observations = tuple(Observation(text, visit, example(shape)) for visit in range(rows))
+        index = np.arange(rows, dtype=np.uint64)
+        choices = np.zeros(rows, np.int32)
+        none = RUN_BATCH._replace(observations=None, addresses=())
+        offsets = np.arange(rows + 1, dtype=np.int32)
+        run = none._replace(
+            index=index,
+            offsets=offsets,
+            address=choices,
+            instance=choices,
+            value=np.ones(rows),
+            z=np.ones(rows),
+        )
+        found += [
+            run,
+            run._replace(addresses=addresses),
+            run._replace(addresses=addresses, observations=observations),
+        ]
+        result = EMPTY_BATCH_RESULT._replace(
+            params_offsets=np.arange(rows + 1, dtype=np.int32), params_data=np.ones(rows), addresses=addresses
+        )
+        found += [result, BATCH_RESULT._replace(failures=(Failure(1, FailureKind.DENSITY, text),))]
     return found
 
 
@@ -111,6 +159,106 @@ def test_the_other_extensions(generated: ModuleType) -> None:
     for event in (Handshake("s", ("a", "bc")), HandshakeResult("s", "m", ("a", "bc"))):
         table = body(generated, event)
         assert [table.Capabilities(i) for i in range(table.CapabilitiesLength())] == [b"a", b"bc"]
+
+
+def columns(table: Any, names: list[str]) -> list[list[float] | int]:
+    """What the generated accessors of these columns give; they return 0 for an absent one."""
+    found = [getattr(table, f"{name}AsNumpy")() for name in names]
+    return [column if isinstance(column, int) else column.tolist() for column in found]
+
+
+def test_run_batch(generated: ModuleType) -> None:
+    table = body(generated, RUN_BATCH)
+    assert (table.Batch(), table.Seed(), table.Ask(), table.ObservationsId()) == (7, 2**64 - 1, True, 3)
+    names = ["Index", "Offsets", "Address", "Instance", "Value", "Z"]
+    expected = [getattr(RUN_BATCH, name.lower()).tolist() for name in names]
+    assert repr(columns(table, names)) == repr(expected)
+    assert table.FirstAddress() == 0
+    check_addresses(table, RUN_BATCH.addresses)
+    assert table.ObservationsLength() == 2
+    last = table.Observations(1)
+    assert (last.Name(), last.Visit()) == (b"cells", 1)
+    assert last.Value().ShapeAsNumpy().tolist() == [2, 3]
+    assert last.Value().DataAsNumpy().tolist() == [0, 1, 2, 3, 4, 5]
+    assert body(generated, RUN_BATCH._replace(observations=None)).ObservationsIsNone()
+
+
+def test_batch_result(generated: ModuleType) -> None:
+    table = body(generated, BATCH_RESULT)
+    assert (table.Batch(), table.Seconds(), table.FirstAddress()) == (7, 0.25, 0)
+    draws = [
+        "Status",
+        "Offsets",
+        "Address",
+        "Instance",
+        "Params",
+        "Value",
+        "Z",
+        "LogProb",
+        "Flags",
+        "ParamsOffsets",
+        "ParamsData",
+    ]
+    assert repr(columns(table, draws)) == repr(as_lists(BATCH_RESULT, 2, 13))
+    tensors = ["Offsets", "Address", "Instance", "DataOffsets", "Data", "LogProb"]
+    for part, name in (
+        (table.Observations(), "observations"),
+        (table.Tags(), "tags"),
+        (table.Results(), "results"),
+    ):
+        assert columns(part, tensors) == as_lists(getattr(BATCH_RESULT, name), 0, 6)
+    loops = columns(table.Loops(), ["Offsets", "Address", "Begin", "End"])
+    assert loops == as_lists(BATCH_RESULT.loops, 0, 4)
+    failure = table.Failures(0)
+    assert (table.FailuresLength(), failure.Trace(), failure.Kind(), failure.Message()) == (
+        1,
+        1,
+        0,
+        b"division by zero",
+    )
+    check_addresses(table, BATCH_RESULT.addresses)
+
+
+def as_lists(event: Any, first: int, end: int) -> list[list[float] | int]:
+    return [column.tolist() or 0 for column in event[first:end]]
+
+
+def check_addresses(table: Any, addresses: tuple[WireAddress, ...]) -> None:
+    assert table.AddressesLength() == len(addresses)
+    for i, (address, name, family, shape) in enumerate(addresses):
+        entry = table.Addresses(i)
+        assert (entry.Address().decode(), entry.Name().decode()) == (address, name)
+        assert entry.Family() == (list(PARAM_NAMES).index(family) + 1 if family else 0)
+        assert entry.ShapeLength() == len(shape)
+        assert [entry.Shape(j) for j in range(len(shape))] == list(shape)
+
+
+def test_what_the_generated_code_writes_is_read(generated: ModuleType) -> None:
+    """A BatchResult with three of its columns, in the order in which flatc's builder happens to lay them out."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(64)
+    status = builder.CreateNumpyVector(np.zeros(2, np.uint8))
+    data = builder.CreateNumpyVector(np.array([1.0, 2.0]))
+    offsets = builder.CreateNumpyVector(np.array([0, 2], np.int32))
+    generated.BatchResultStart(builder)
+    generated.BatchResultAddSeconds(builder, 1.5)
+    generated.BatchResultAddParamsData(builder, data)
+    generated.BatchResultAddParamsOffsets(builder, offsets)
+    generated.BatchResultAddStatus(builder, status)
+    generated.BatchResultAddBatch(builder, 2**40)
+    result = generated.BatchResultEnd(builder)
+    generated.MessageStart(builder)
+    generated.MessageAddBodyType(builder, generated.MessageBody.BatchResult)
+    generated.MessageAddBody(builder, result)
+    builder.Finish(generated.MessageEnd(builder))
+    received = decode(bytes(builder.Output()))
+    assert isinstance(received, BatchResult)
+    assert (received.batch, received.seconds) == (2**40, 1.5)
+    assert received.status.tolist() == [0, 0]
+    assert received.offsets.tolist() == received.loops.offsets.tolist() == [0, 0, 0]
+    assert received.params_offsets.tolist() == [0, 2]
+    assert received.params_data.tolist() == [1.0, 2.0]
 
 
 def test_type_codes(generated: ModuleType) -> None:

@@ -1,14 +1,14 @@
 // A Gaussian of unknown mean, measured twice; the same model as gaussian.py, where the exact posterior
 // stands.
 #include <cmath>
-#include <ppx_client.hpp>
 
-static double gaussian() {
-    const double mu = ppx_client::sample(ppx_client::Normal{1.0, std::sqrt(5.0)}, "mu");
-    const ppx_client::Normal likelihood{mu, std::sqrt(2.0)};
-    ppx_client::observe(likelihood, "y0");
-    ppx_client::observe(likelihood, "y1");
-    return mu;
+#include "random.hpp"
+
+int main(int argc, char** argv) {
+    return gaussian::run(argc, argv, "gaussian", [](auto& random) {
+        const double mu = random.normal(1.0, std::sqrt(5.0), "mu");
+        random.observe(mu, std::sqrt(2.0), "y0");
+        random.observe(mu, std::sqrt(2.0), "y1");
+        return mu;
+    });
 }
-
-int main() { return ppx_client::serve(gaussian, "gaussian"); }

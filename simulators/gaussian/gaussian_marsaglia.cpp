@@ -1,26 +1,27 @@
 // A Gaussian of unknown mean that comes out of a rejection loop, measured twice; the same model as
 // `gaussian.py --marsaglia`, where the exact posterior stands.
 #include <cmath>
-#include <ppx_client.hpp>
+
+#include "random.hpp"
 
 // A normal number from uniform ones (Marsaglia and Bray 1964, polar method).
-static double marsaglia(double mean, double stddev) {
-    const ppx_client::Uniform square{-1.0, 1.0};
+template <class Random>
+static double marsaglia(Random& random, double mean, double stddev) {
+    const typename Random::Rejection loop("marsaglia");
     for (;;) {
-        const double x = ppx_client::sample(square, "x");
-        const double y = ppx_client::sample(square, "y");
+        const double x = random.uniform(-1.0, 1.0, "x");
+        const double y = random.uniform(-1.0, 1.0, "y");
         const double s = x * x + y * y;
         if (0.0 < s && s < 1.0) return mean + stddev * x * std::sqrt(-2.0 * std::log(s) / s);
     }
 }
 
-static double gaussian_marsaglia() {
-    const double mu = marsaglia(1.0, std::sqrt(5.0));
-    ppx_client::tag(mu, "mu");
-    const ppx_client::Normal likelihood{mu, std::sqrt(2.0)};
-    ppx_client::observe(likelihood, "y0");
-    ppx_client::observe(likelihood, "y1");
-    return mu;
+int main(int argc, char** argv) {
+    return gaussian::run(argc, argv, "gaussian_marsaglia", [](auto& random) {
+        const double mu = marsaglia(random, 1.0, std::sqrt(5.0));
+        random.tag(mu, "mu");
+        random.observe(mu, std::sqrt(2.0), "y0");
+        random.observe(mu, std::sqrt(2.0), "y1");
+        return mu;
+    });
 }
-
-int main() { return ppx_client::serve(gaussian_marsaglia, "gaussian_marsaglia"); }

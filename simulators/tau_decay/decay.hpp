@@ -129,6 +129,7 @@ class TauDecay {
         const double high = std::min(node.high, M - sister);
         const double at_threshold = breakup_momentum(M, node.low, sister);
         typename Random::Scope scope(random_, node.scope.c_str());
+        typename Random::Rejection loop(random_, "mass");
         for (int attempt = 0; attempt < max_attempts; ++attempt) {
             const double quantile = random_.uniform(0.0, 1.0, "mass_quantile");
             const double mass = propose_mass(node, particle, high, from_tau, quantile);
@@ -164,6 +165,7 @@ class TauDecay {
     double michel(double M, double m) {
         const double e_max = (M * M + m * m) / (2.0 * M);
         typename Random::Scope scope(random_, "decay/lepton");
+        typename Random::Rejection loop(random_, "michel");
         for (int attempt = 0; attempt < max_attempts; ++attempt) {
             const double x = random_.uniform(m / e_max, 1.0, "x");
             if (random_.uniform(0.0, 1.0, "accept") < x * x * (3.0 - 2.0 * x)) {

@@ -19,6 +19,10 @@ struct Client {
         Scope(Client&, const char* name) : scope(name) {}
         ppx_client::scope scope;
     };
+    struct Rejection {
+        Rejection(Client&, const char* name) : loop(name) {}
+        ppx_client::rejection_scope loop;
+    };
     double uniform(double low, double high, const char* name) {
         return ppx_client::sample(ppx_client::Uniform{low, high}, name);
     }
@@ -41,6 +45,9 @@ class Bare {
   public:
     struct Scope {
         Scope(Bare&, const char*) {}
+    };
+    struct Rejection {
+        Rejection(Bare&, const char*) {}
     };
     explicit Bare(unsigned long long seed) : engine_(seed) {}
     double uniform(double low, double high, const char*) { return low + (high - low) * uniform_(engine_); }
@@ -83,6 +90,10 @@ class Recorder {
       private:
         Recorder& recorder_;
         typename Source::Scope inner_;
+    };
+    struct Rejection {
+        Rejection(Recorder& recorder, const char* name) : inner(recorder.source_, name) {}
+        typename Source::Rejection inner;
     };
     explicit Recorder(Source& source) : source_(source) {}
     double uniform(double low, double high, const char* name) { return keep(source_.uniform(low, high, name), name); }

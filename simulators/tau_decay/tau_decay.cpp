@@ -223,6 +223,14 @@ void time_bare(const Arguments& arguments) {
                 1e6 * elapsed.count() / static_cast<double>(arguments.bare), sum / static_cast<double>(arguments.bare));
 }
 
+// The options of the model, by which controllers tell one from another.
+std::string model_text(const Options& options) {
+    const Grid& grid = options.grid;
+    char text[128];
+    std::snprintf(text, sizeof text, "%dx%dx%d %.17g %.17g", grid.nz, grid.nx, grid.ny, grid.half_width, options.noise);
+    return text;
+}
+
 int run(int argc, char** argv) {
     const Arguments arguments = parse(argc, argv);
     if (arguments.help) {
@@ -234,7 +242,8 @@ int run(int argc, char** argv) {
     } else {
         Client client;
         Simulator<Client> simulator(client, arguments.options);
-        return ppx_client::serve(std::ref(simulator), "tau_decay");
+        return ppx_client::serve(std::ref(simulator), "tau_decay", ppx_client::bind_address(),
+                                 ppx_client::fingerprint(model_text(arguments.options)));
     }
     return 0;
 }

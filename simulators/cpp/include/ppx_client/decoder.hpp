@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -80,12 +81,20 @@ inline std::string shape_defect(const ppx::Tensor* tensor, const Prior& prior) {
     return "has shape " + to_text(extents.data(), rank) + " where " + to_text(prior.shape, prior.rank) + " is wanted";
 }
 
-/// Says which of prior.size numbers no draw from the prior's family is, or nothing.
+/// Says which of prior.size numbers no draw from the prior's family is, or nothing. Bounds of continuous families are
+/// left to the densities; an index out of range or NaN would reach the model's arrays.
 inline std::string value_defect(const Prior& prior, const double* values) {
-    if (!info(prior.family).discrete && all_finite(values, prior.size)) return {};
+    const FamilyInfo& family = info(prior.family);
+    if (!family.discrete && all_finite(values, prior.size)) return {};
+    const View& probs = prior.params[0];
+    const bool categorical = prior.family == Family::Categorical;
+    const double end = categorical ? probs.shape[probs.rank - 1] : infinity;
     for (std::size_t i = 0; i < prior.size; ++i) {
-        const std::string defect = scalar_defect(prior, values[i], prior.rank > 0 ? " as element " + std::to_string(i) : "");
-        if (!defect.empty()) return defect;
+        const double x = values[i];
+        if (family.discrete ? x >= 0.0 && x < end && x == std::floor(x) : std::isfinite(x)) continue;
+        return "holds " + number_text(x) + (prior.rank > 0 ? " as element " + std::to_string(i) : "") + ", but a " +
+               family.name + " must be " + (family.discrete ? "whole and >= 0" : "finite") +
+               (categorical ? " and < " + number_text(end) : "");
     }
     return {};
 }

@@ -122,7 +122,7 @@ class Player {
             } else {
                 z = not_a_number;
             }
-            if (!is_possible<F>(value, params.size)) check_choice(make_prior(distribution, {}), value, site);
+            check_choice(site, instance, F, value, params.size);
             columns_.draws.flags[columns_.draws.size] |= Forced;
         }
         const double log_prob = log_density<F>(value, params.data, params.size, site.params.normaliser);
@@ -283,7 +283,7 @@ class Player {
         know_params(prior, params, site);
         begin_row(site, instance, params, (control ? Controlled : 0) | forced);
         const double value = choose(params);
-        if (forced) check_choice(prior, value, site);
+        if (forced) check_choice(site, instance, prior.family, value, params.size);
         end_row(value, z, prior.functions->log_density(value, params.data, params.size, site.params.normaliser));
         return value;
     }
@@ -317,11 +317,13 @@ class Player {
         }
     }
 
-    void check_choice(const Prior& prior, double value, const Site& site) {
-        const std::string defect = scalar_defect(prior, value);
+    void check_choice(const Site& site, std::int32_t instance, Family family, double value, std::size_t num_params) {
+        const std::string defect = choice_defect(family, value, num_params);
         if (!defect.empty())
-            abandon(ppx::FailureKind_Choice,
-                    "the script's choice for draw '" + site.entry->address + "' " + defect + "; correct the script");
+            abandon(ppx::FailureKind_Choice, "the script forces " + number_text(value) + " for draw '" +
+                                                 site.entry->address + "' (" + info(family).name + ", visit " +
+                                                 std::to_string(instance) + "), but it " + defect +
+                                                 "; correct the script");
     }
 
     [[noreturn]] void refuse_density(std::int32_t address, double log_prob) {

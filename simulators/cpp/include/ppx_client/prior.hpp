@@ -205,25 +205,16 @@ inline void check_domains(const Prior& prior, std::string_view address) {
     if (prior.family == Family::Categorical) check_probs(prior, address);
 }
 
-/// Says why a number is no draw from the prior's family, or nothing. Bounds of continuous families are left to the
-/// densities; an index out of range or NaN would reach the model's arrays.
+/// Says why a model cannot be given a number as a draw of the family, or nothing. What merely lies outside the support
+/// has log density -inf.
 ///
-/// @param where Which of several numbers it is, for the text.
-inline std::string scalar_defect(const Prior& prior, double x, const std::string& where = {}) {
-    const FamilyInfo& family = info(prior.family);
-    const View& probs = prior.params[0];
-    const bool categorical = prior.family == Family::Categorical;
-    const double end = categorical ? probs.shape[probs.rank - 1] : infinity;
-    if (family.discrete ? x >= 0.0 && x < end && x == std::floor(x) : std::isfinite(x)) return {};
-    return "holds " + number_text(x) + where + ", but a " + family.name + " must be " +
-           (family.discrete ? "whole and >= 0" : "finite") + (categorical ? " and < " + number_text(end) : "");
-}
-
-/// Whether `scalar_defect` has nothing to say of a single draw; `size` is the number of parameters.
-template <Family F>
-bool is_possible(double x, [[maybe_unused]] std::size_t size) {
-    if constexpr (F == Family::Categorical) return x >= 0.0 && x < static_cast<double>(size) && x == std::floor(x);
-    return info(F).discrete ? x >= 0.0 && x == std::floor(x) : std::isfinite(x);
+/// @param num_params Number of parameters, which for Categorical is that of the categories.
+inline std::string choice_defect(Family family, double x, std::size_t num_params) {
+    if (!std::isfinite(x)) return "must be finite";
+    if (!info(family).discrete) return {};
+    if (x != std::floor(x)) return "must be a whole number";
+    if (family != Family::Categorical || (x >= 0.0 && x < static_cast<double>(num_params))) return {};
+    return "must be an index of its " + std::to_string(num_params) + " categories";
 }
 
 /// Whether the parameters of a single draw lie in their domains; `check_domains` says which does not.

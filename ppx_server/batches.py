@@ -41,38 +41,51 @@ _BATCH_SECONDS, _SMALLEST_SECONDS = 0.02, 0.000_15
 """What a batch should take, and what it should take at least: some times the cost of a message."""
 _BATCH_BYTES = 8 << 20
 _FIRST_BATCH = 16
+_MEMORY = 0.9
+"""Weight of a batch in what is measured, against the one after it."""
 _PATIENCE = 20.0
 """A batch is late if it takes `timeout` and so many times what it should."""
 
 
-@dataclass
 class Speed:
-    """What traces of one simulator cost, measured over the last batches.
+    """What batches cost a simulator: so much each and so much per trace, fitted to the last ones by least squares.
 
     Attributes:
-        seconds: Per trace in one simulator; None before the first batch.
+        seconds: Per trace; None before the first batch.
+        overhead: Seconds per batch.
         num_bytes: Per trace in the result.
     """
 
-    seconds: float | None = None
-    num_bytes: float = 0.0
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self.overhead = 0.0
+        self.num_bytes = 0.0
+        self._sums = np.zeros(6)  # of weight, n, n^2, seconds, n seconds, bytes
 
     def learn(self, num_traces: int, seconds: float, num_bytes: int) -> None:
         """Takes in one batch."""
         if num_traces == 0:
             return
-        weight = 1.0 if self.seconds is None else 0.2
-        self.seconds = (1 - weight) * (self.seconds or 0.0) + weight * max(seconds / num_traces, 1e-9)
-        self.num_bytes = (1 - weight) * self.num_bytes + weight * num_bytes / num_traces
+        n = float(num_traces)
+        self._sums *= _MEMORY
+        self._sums += (1.0, n, n * n, seconds, n * seconds, num_bytes)
+        weight, n1, n2, s, ns, size = self._sums.tolist()
+        spread = weight * n2 - n1 * n1
+        slope = (weight * ns - n1 * s) / spread if spread > 0.01 * n2 * weight else s / n1
+        mean = s / n1
+        self.seconds = min(max(slope, 0.2 * mean), mean)
+        self.overhead = max((s - self.seconds * n1) / weight, 0.0)
+        self.num_bytes = size / n1
 
     def batch_size(self, remaining: int, num_workers: int) -> int:
         """How many of the remaining traces the next batch should hold."""
         if self.seconds is None:
             return max(1, min(_FIRST_BATCH, math.ceil(remaining / num_workers)))
+        seconds = max(self.seconds, 1e-9)
         share = math.ceil(remaining / (_CREDITS * num_workers))
-        worthwhile = int(_SMALLEST_SECONDS / self.seconds)
-        affordable = min(int(_BATCH_SECONDS / self.seconds), int(_BATCH_BYTES / max(self.num_bytes, 1.0)))
-        return max(1, min(affordable, max(share, worthwhile)))
+        worthwhile = int(max(_SMALLEST_SECONDS, 2 * self.overhead) / seconds)
+        affordable = min(int(_BATCH_SECONDS / seconds), int(_BATCH_BYTES / max(self.num_bytes, 1.0)))
+        return max(1, min(max(affordable, worthwhile), max(share, worthwhile)))
 
 
 @dataclass(eq=False)
@@ -245,8 +258,10 @@ class BatchRun:
             )
             for index in traces.index[failed].tolist()
         ]
-        self._tally.count(len(job), errors)
         self._jobs.accept(job.slots, traces)
+        if isinstance(self._error, ObservationError):
+            return  # not the simulator's failures
+        self._tally.count(len(job), errors)
         if errors:
             self._error = self._error or self._tally.verdict(final=False)
 

@@ -21,6 +21,8 @@ from ppx_server.protocol import (
     Event,
     Observe,
     ObserveResult,
+    Rejection,
+    RejectionResult,
     RunResult,
     Sample,
     SampleResult,
@@ -186,7 +188,7 @@ class Player:
         return self._normals[ordinal], self._proposal_normals[ordinal]
 
     def react(self, event: Event) -> Event | Ask:
-        """Handles Sample, Observe or Tag.
+        """Handles Sample, Observe, Tag or Rejection.
 
         Returns:
             The reply to send, or an `Ask` whose answer goes to `answer`.
@@ -206,6 +208,8 @@ class Player:
             return self._continue()
         if type(event) is Observe:
             return self._observe(event)
+        if type(event) is Rejection:
+            return self._mark(event)
         assert type(event) is Tag
         return self._tag(event)
 
@@ -372,6 +376,14 @@ class Player:
         self._num_observed += count
         drawn = np.asarray(kind.from_z(z.reshape(shape), params), np.float64)
         return drawn if shape else float(drawn)
+
+    def _mark(self, event: Rejection) -> RejectionResult:
+        if event.begin:
+            address = Address(event.address, event.name, "", ())
+            self.recording.begin_loop(self.session.addresses.intern(address))
+        else:
+            self.recording.end_loop()
+        return RejectionResult()
 
     def _tag(self, event: Tag) -> TagResult:
         value = event.value

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
 from ppx_server.distributions import FAMILIES, Family, log_prob_columns, to_z_columns
+from ppx_server.errors import RemoteProtocolError
 from ppx_server.trace import DrawFlag, LoopTable, Params, Status, TensorTable, TraceBatch
 
 Floats = NDArray[np.float64]
@@ -50,10 +51,12 @@ class ParamsInterner:
 class Recording:
     """What one trace did so far."""
 
-    __slots__ = ("draws", "observations", "results", "tags")
+    __slots__ = ("_open_loops", "draws", "loops", "observations", "results", "tags")
 
     def __init__(self) -> None:
         self.draws = array("d")
+        self.loops: list[list[int]] = []
+        self._open_loops: list[list[int]] = []
         self.observations = _TensorRows()
         self.tags = _TensorRows()
         self.results = _TensorRows()
@@ -75,6 +78,28 @@ class Recording:
     ) -> None:
         """Records one scalar draw; `z` NaN means "to be computed from the value"."""
         self.draws.extend((address_id, instance, params_id, value, z, log_ratio, flags))
+
+
+    def begin_loop(self, address_id: int) -> None:
+        """Records that a rejection loop begins before the next draw."""
+        loop = [address_id, self.num_draws, -1]
+        self.loops.append(loop)
+        self._open_loops.append(loop)
+
+    def end_loop(self) -> None:
+        """Records that the innermost open loop has ended.
+
+        Raises:
+            RemoteProtocolError: None is open.
+        """
+        if not self._open_loops:
+            raise RemoteProtocolError("a rejection loop ends that has not begun")
+        self._open_loops.pop()[2] = self.num_draws
+
+    def close_loops(self) -> None:
+        """Ends the loops that are open, with the trace."""
+        while self._open_loops:
+            self.end_loop()
 
 
 class _TensorRows:
@@ -122,6 +147,15 @@ def _tensor_table(rows: Sequence[_TensorRows]) -> TensorTable:
         data_offsets=np.cumsum([0, *lengths], dtype=np.int64),
         log_prob=np.array([p for r in rows for p in r.log_probs], np.float64),
     )
+
+
+def _loop_table(recordings: Sequence[Recording]) -> LoopTable:
+    for recording in recordings:
+        recording.close_loops()
+    loops = [loop for r in recordings for loop in r.loops]
+    address_id, begin, end = np.array(loops, np.int32).reshape(-1, 3).T
+    offsets = np.cumsum([0] + [len(r.loops) for r in recordings], dtype=np.int64)
+    return LoopTable(offsets, address_id, begin, end)
 
 
 def _flatten(values: Sequence[NDArray[np.float64] | tuple[float, ...]], lengths: Sequence[int]) -> Floats:
@@ -196,7 +230,7 @@ def assemble(
         observations=_observations([r.observations for r in recordings], table, codes),
         tags=_tensor_table([r.tags for r in recordings]),
         results=_tensor_table([r.results for r in recordings]),
-        loops=LoopTable.empty(len(recordings)),
+        loops=_loop_table(recordings),
         failures=failures,
     )
 

@@ -40,7 +40,8 @@ class Simulator:
             of the simulator fail, and not those of the computer.
         policy: What happens to traces that cannot be computed. By default one that a simulator died of is tried once
             more; the run goes on without those that fail, unless they are more than a tenth.
-        batches: False to exchange a message per draw, as in PPX 1.0, also with simulators that can execute batches.
+        batches: False to exchange a message per draw, as in PPX 1.0, also with simulators that can execute batches;
+            rejection loops are not marked then, which would cost two more.
 
     Attributes:
         num_workers: How many simulators run at the same time.
@@ -71,7 +72,7 @@ class Simulator:
             timeout=timeout,
             start_timeout=start_timeout,
             memory_limit=memory_limit,
-            capabilities=tuple(c for c in CAPABILITIES if batches or c != "batch"),
+            capabilities=tuple(c for c in CAPABILITIES if batches or c not in ("batch", "rejection")),
         )
         if command is not None:
             words = tuple(shlex.split(command) if isinstance(command, str) else map(str, command))

@@ -66,6 +66,14 @@ def _nth(n: int) -> bool:
     return _runs == n
 
 
+def rejecting() -> None:
+    ppx.sample(ppx.Normal(0.0, 1.0), name="before")
+    with ppx.rejection("accept"):
+        while ppx.sample(ppx.Uniform(0.0, 1.0), name="u") < 0.5:
+            pass
+    ppx.sample(ppx.Normal(0.0, 1.0), name="after")
+
+
 def steady() -> None:
     x = ppx.sample(ppx.Normal(0.0, 1.0), name="x")
     ppx.observe(ppx.Normal(x, 1.0), name="y")
@@ -155,6 +163,7 @@ MODELS = {
         repeated_observe,
         rare_observe,
         two_detectors,
+        rejecting,
         steady,
         crash,
         leave,

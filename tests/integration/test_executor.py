@@ -348,9 +348,10 @@ def test_a_name_observed_in_two_scopes_is_counted_over_both_or_given_by_address(
 
 
 class FixedGuide:
-    """Chooses z = 0.5 everywhere and records what it was asked."""
+    """Chooses the same z everywhere and records what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, z: float = 0.5) -> None:
+        self.z = z
         self.asks: list = []
 
     def begin(self, num_traces, addresses) -> None:
@@ -364,7 +365,7 @@ class FixedGuide:
 
         assert normals.shape == (len(asks), 2)
         self.asks += asks
-        return [Choice(float("nan"), 0.5, 0.125)] * len(asks)
+        return [Choice(float("nan"), self.z, 0.125)] * len(asks)
 
 
 def test_a_guide_is_asked_for_open_draws_only(mixed: Simulator) -> None:
@@ -399,3 +400,18 @@ def test_a_script_that_asks_holds_until_the_trace_departs_from_it(mixed: Simulat
     traces = mixed.execute(script, {"image": [[0.0, 10.0, 20.0]]}, guide)
     assert [ask.instance for ask in guide.asks] == [1, 2]
     np.testing.assert_array_equal(traces.value[keep], whole.value[keep])
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_rejection_loops_are_recorded(batches: bool) -> None:
+    with Simulator(command("rejecting"), num_workers=2) as sim:
+        scripts = ScriptBatch.empty(3, range(30), Otherwise.PRIOR if batches else Otherwise.ASK)
+        traces = sim.execute(scripts, None, None if batches else FixedGuide(0.25))
+        assert sim.addresses[int(traces.loops.address_id[0])].name == "accept"
+    assert (np.diff(traces.loops.offsets) == 1).all()
+    np.testing.assert_array_equal(traces.loops.begin, 1)
+    np.testing.assert_array_equal(traces.loops.end, traces.length - 1)
+    if batches:
+        assert traces.length.max() > 3
+    chosen = traces.select([4, 2])
+    np.testing.assert_array_equal(chosen.loops.end, traces.length[[4, 2]] - 1)

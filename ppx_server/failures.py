@@ -23,7 +23,7 @@ class FailureTally:
     """Counts executed and failed traces over the life of an executor.
 
     Args:
-        most: Share of traces that may fail before it is time to give up.
+        most: Share of traces that may fail before it is time to give up; 1 for never.
 
     Attributes:
         num_executed: Traces executed.
@@ -49,6 +49,7 @@ class FailureTally:
         if self.first is None:
             return None
         none_succeeded = self.num_failed == self.num_executed and (final or self.num_failed > _FEW)
+        none_succeeded = none_succeeded and self._most < 1
         too_many = self.num_failed > max(_FEW, self._most * self.num_executed)
         if not none_succeeded and not too_many:
             return None

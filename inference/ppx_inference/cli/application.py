@@ -9,6 +9,7 @@ from ppx_inference.cli.cpp_flags import cpp_flags
 from ppx_inference.cli.options import COMMAND_SETTINGS
 from ppx_inference.cli.posterior import posterior
 from ppx_inference.cli.prior import prior
+from ppx_inference.cli.replay import replay
 from ppx_inference.cli.show import show
 from ppx_inference.cli.train import train
 
@@ -24,6 +25,7 @@ app.command(context_settings=COMMAND_SETTINGS)(check)
 app.command(context_settings=COMMAND_SETTINGS)(prior)
 app.command(context_settings=COMMAND_SETTINGS)(train)
 app.command(context_settings=COMMAND_SETTINGS)(posterior)
+app.command(context_settings=COMMAND_SETTINGS)(replay)
 app.command()(show)
 app.command("cpp-flags")(cpp_flags)
 

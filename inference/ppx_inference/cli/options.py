@@ -64,14 +64,23 @@ def open_simulator(
         typer.BadParameter: Neither or both of command and address are given.
         SimulatorStartError: It does not start or answer.
     """
+    check_one_way(command, addresses)
+    if command:
+        return Simulator(command, num_workers=workers, timeout=timeout)
+    return Simulator(address=addresses, timeout=timeout, start_timeout=min(timeout, 30.0))
+
+
+def check_one_way(command: Sequence[str] | None, addresses: Sequence[str] | None) -> None:
+    """Refuses neither and both of a command and an address.
+
+    Raises:
+        typer.BadParameter: Neither or both are given.
+    """
     if bool(command) == bool(addresses):
         raise typer.BadParameter(
             "give the command that starts the simulator, as in 'ppx check -- ./tau_decay', or the address of a "
             f"running one, as in '--address tcp://localhost:5555'{'; not both' if command else ''}"
         )
-    if command:
-        return Simulator(command, num_workers=workers, timeout=timeout)
-    return Simulator(address=addresses, timeout=timeout, start_timeout=min(timeout, 30.0))
 
 
 def shown(is_quiet: bool) -> Progress | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ppx_inference.cli.console import Interrupted, note, reported, show_json
+from ppx_inference.cli.failures import Invocation, report_failures
 from ppx_inference.cli.options import (
     Addresses,
     AsJson,
@@ -25,9 +26,10 @@ from ppx_inference.cli.options import (
     shown,
 )
 from ppx_inference.cli.summary import posterior_document, show_posterior
+from ppx_inference.failures import FailureLog
 from ppx_inference.posterior import Posterior
-from ppx_inference.simulator import Simulator
 from ppx_server.errors import ObservationError, PPXError
+from ppx_server.executor import Executes
 
 
 class Engine(StrEnum):
@@ -124,19 +126,23 @@ def posterior(
         raise ObservationError("nothing is observed; give at least one --observe NAME=VALUE")
     refuse_existing(output)
     run = {"num_traces": num_traces, "seed": seed, "progress": shown(is_quiet), **settings}
+    invocation = Invocation(command, addresses, observe or [])
     with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+        log = FailureLog(simulator, simulator.num_workers)
         try:
-            found = _infer(chosen, simulator, observations, run)
+            found = _infer(chosen, log, observations, run)
         except PPXError as error:
             if isinstance(error.partial, Posterior) and output is not None:
                 error.partial.save(output)
                 note(f"{len(error.partial):,} traces that were finished are in {output}")
+            report_failures(log.report(), output, invocation)
             raise
     document: dict[str, Any] = {**posterior_document(found), "output": output}
     if output is not None:
         found.save(output)
     if not as_json:
         show_posterior(found)
+    report_failures(log.report(), output, invocation)
     if found.provenance.interrupted:
         where = f"in {output}" if output else "summarised, but not saved; --output saves them"
         raise Interrupted(f"the {len(found):,} traces that were finished are {where}", document)
@@ -164,7 +170,7 @@ def _settings(engine: Engine, given: Mapping[str, Any], proposal: Path | None) -
 
 
 def _infer(
-    engine: Engine, simulator: Simulator, observations: Mapping[Any, Any], run: dict[str, Any]
+    engine: Engine, simulator: Executes, observations: Mapping[Any, Any], run: dict[str, Any]
 ) -> Posterior:
     match engine:
         case Engine.IMPORTANCE:

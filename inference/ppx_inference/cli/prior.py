@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 
 from ppx_inference import importance
 from ppx_inference.cli.console import Interrupted, note, reported, show_json
+from ppx_inference.cli.failures import Invocation, report_failures
 from ppx_inference.cli.options import (
     Addresses,
     AsJson,
@@ -24,16 +27,22 @@ from ppx_inference.cli.options import (
     shown,
 )
 from ppx_inference.cli.summary import posterior_document, show_posterior
+from ppx_inference.failures import FailureLog, FailureReport
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, Reporter, reporting
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import PPXError, StoreError
+from ppx_server.errors import PPXError
+from ppx_server.executor import Executes
 from ppx_server.store import TraceStore
+from ppx_server.store.manifest import MANIFEST
 from ppx_server.trace import TraceBatch
 
-_LARGEST_CHUNK = 8192
 _CHUNK_SECONDS = 1.0
-"""Time between two writes: what an interruption may cost."""
+"""Time that a chunk should take, so that Ctrl-C is answered and progress is seen."""
+_CHUNK_BYTES = 32 << 20
+"""Memory that a chunk may take. Two are there at a time: one is executed while the last one is written."""
+_FLUSH_SECONDS = 30.0
+"""Time between two flushes of a shard that is not full: what a power failure may cost."""
 
 
 @reported
@@ -45,7 +54,6 @@ def prior(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Trace store to write.", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the store at --output.")] = False,
     workers: Workers = 4,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
@@ -54,37 +62,48 @@ def prior(
 ) -> None:
     """Draws traces from the prior, and writes them to a trace store or prints a summary of them.
 
-    Ctrl-C keeps the traces that are finished; --resume goes on where the store ends and gives the traces that a run
-    without a break would have given.
+    Traces stream to disk, so that their number is limited by the disk only. Ctrl-C keeps those that are finished. The
+    same command again goes on where the store ends, also with more traces or other workers, and gives the same files as
+    a run without a break.
 
     Examples:
 
       ppx prior -n 1000 -- ./tau_decay
 
-      ppx prior -n 100000 --seed 7 -o traces --workers 4 -- ./tau_decay
-
-      ppx prior -n 200000 --seed 7 -o traces --resume -- ./tau_decay
+      ppx prior -n 1000000 --seed 7 -o traces --workers 4 -- ./tau_decay
     """
-    if resume and output is None:
-        raise typer.BadParameter("--resume goes on with the store at --output; give its path")
-    if not resume:
+    if output is not None and not (output / MANIFEST).exists():
         refuse_existing(output)
+    invocation = Invocation(command, addresses)
     with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
         if output is None:
-            _summarise(simulator, num_traces, seed, shown(is_quiet), as_json=as_json)
-        else:
-            with _store(output, simulator, seed, resume=resume) as store:
-                _fill(store, simulator, num_traces, seed, shown(is_quiet), as_json=as_json)
+            _summarise(simulator, num_traces, seed, shown(is_quiet), invocation, as_json=as_json)
+            return
+        with TraceStore.resume(
+            output,
+            model_name=simulator.model_name,
+            fingerprint=simulator.fingerprint,
+            seed=seed,
+            metadata={"kind": "ppx prior"},
+        ) as store:
+            _fill(store, simulator, num_traces, seed, shown(is_quiet), invocation, as_json=as_json)
 
 
 def _summarise(
-    simulator: Simulator, num_traces: int, seed: int, progress: Progress | None, *, as_json: bool
+    simulator: Simulator,
+    num_traces: int,
+    seed: int,
+    progress: Progress | None,
+    invocation: Invocation,
+    *,
+    as_json: bool,
 ) -> None:
     batches: list[TraceBatch] = []
+    log = FailureLog(simulator, simulator.num_workers)
     interrupted = False
     with reporting(progress, num_traces, "prior") as reporter:
         try:
-            _run(simulator, seed, 0, num_traces, reporter, batches.append)
+            _run(log, seed, 0, num_traces, reporter, batches.append)
         except KeyboardInterrupt:
             if not batches:
                 raise
@@ -95,6 +114,7 @@ def _summarise(
     if not as_json:
         show_posterior(drawn)
         note(f"{len(drawn):,} traces in {reporter.seconds:.1f} s ({rate:,.0f}/s)")
+    report_failures(log.report(), None, invocation)
     if interrupted:
         kept = f"this is a summary of the {len(drawn):,} traces that were finished"
         raise Interrupted(kept, {**document, "interrupted": True})
@@ -108,31 +128,41 @@ def _fill(
     num_traces: int,
     seed: int,
     progress: Progress | None,
+    invocation: Invocation,
     *,
     as_json: bool,
 ) -> None:
-    first = len(store)
+    first = store.next_index
+    if first:
+        note(f"{first:,} traces are in {store.path} already")
 
     def document() -> dict[str, Any]:
         return {
             "output": store.path,
             "model_name": store.model_name,
+            "fingerprint": store.fingerprint,
             "seed": seed,
             "num_traces": len(store),
+            "num_failed": store.num_failed,
             "num_executions": len(store) - first,
             "wall_seconds": reporter.seconds,
             "traces_per_second": (len(store) - first) / reporter.seconds,
         }
 
     with reporting(progress, max(num_traces - first, 0), "prior") as reporter:
+        writer = _Writer(store)
         try:
-            _run(simulator, seed, first, num_traces, reporter, store.append)
+            try:
+                _run(simulator, seed, first, num_traces, reporter, writer.append)
+            finally:
+                writer.close()
         except KeyboardInterrupt:
-            kept = f"{len(store):,} traces are in {store.path}; go on with --resume"
+            kept = f"{len(store):,} traces are in {store.path}; the same command goes on"
             raise Interrupted(kept, {**document(), "interrupted": True}) from None
         except PPXError:
-            note(f"{len(store):,} traces are in {store.path}; go on with --resume")
+            note(f"{len(store):,} traces are in {store.path}; the same command goes on")
             raise
+    report_failures(FailureReport.of_store(store), store.path, invocation)
     if as_json:
         show_json(document())
     else:
@@ -140,21 +170,45 @@ def _fill(
         note(f"{len(store):,} traces are in {store.path} ({reporter.seconds:.1f} s, {rate:,.0f}/s)")
 
 
-def _store(output: Path, simulator: Simulator, seed: int, *, resume: bool) -> TraceStore:
-    if not resume or not output.exists():
-        return TraceStore.create(output, model_name=simulator.model_name, metadata={"kind": "ppx prior"})
-    store = TraceStore.open(output, mode="append")
-    if store.model_name != simulator.model_name or store.seed not in (None, seed):
-        store.close()
-        raise StoreError(
-            f"{output} holds traces of {store.model_name!r} with seed {store.seed}, not of {simulator.model_name!r} "
-            f"with seed {seed}; give the same simulator and --seed, or another --output"
-        )
-    return store
+class _Writer:
+    """Writes a batch in a thread of its own while the next one is executed; an interruption does not get there.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: TraceStore) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ppx-store")
+        self._pending: Future[None] | None = None
+        self._flushed = time.monotonic()
+
+    def append(self, batch: TraceBatch) -> None:
+        """Appends a batch as soon as the one before it is written."""
+        self._wait()
+        self._pending = self._thread.submit(self._write, batch)
+
+    def close(self) -> None:
+        """Flushes what was appended."""
+        try:
+            self._wait()
+            self._thread.submit(self._store.flush).result()
+        finally:
+            self._thread.shutdown()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+
+    def _write(self, batch: TraceBatch) -> None:
+        self._store.append(batch)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._store.flush()
+            self._flushed = time.monotonic()
 
 
 def _run(
-    simulator: Simulator,
+    simulator: Executes,
     seed: int,
     first: int,
     num_traces: int,
@@ -174,8 +228,9 @@ def _run(
             raise
         keep(info.traces)
         reporter.advance(count)
-        possible = int(chunk * _CHUNK_SECONDS / max(info.seconds, 1e-9))
-        chunk = importance.next_chunk(chunk, possible, least=least, largest=_LARGEST_CHUNK)
+        possible = int(count * _CHUNK_SECONDS / max(info.seconds, 1e-9))
+        largest = max(_CHUNK_BYTES * count // max(info.traces.nbytes, 1), 1)
+        chunk = importance.next_chunk(chunk, possible, least=least, largest=largest)
 
 
 def _unbroken(traces: TraceBatch, first: int) -> int:

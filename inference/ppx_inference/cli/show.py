@@ -67,7 +67,7 @@ def _open(path: Path) -> Posterior:
     if store.metadata.get("kind") != "ppx prior":
         return Posterior.open(path)
     if not len(store):
-        raise StoreError(f"{path} holds no trace yet; fill it with ppx prior --resume")
+        raise StoreError(f"{path} holds no trace yet; fill it with ppx prior")
     return Posterior.of_traces(store.read())
 
 

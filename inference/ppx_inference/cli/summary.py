@@ -22,6 +22,7 @@ def posterior_document(posterior: Posterior, names: Sequence[str] = ()) -> dict[
         "observations": provenance.observations,
         "num_traces": len(posterior),
         "num_executions": provenance.num_executions,
+        "num_failed": posterior.num_failed,
         "wall_seconds": provenance.wall_seconds,
         "traces_per_second": provenance.traces_per_second,
         "ess": posterior.ess,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ppx_inference.cli.console import Interrupted, note, number, reported, show, show_json
+from ppx_inference.cli.failures import Invocation, report_failures
 from ppx_inference.cli.options import (
     Addresses,
     AsJson,
@@ -20,6 +21,7 @@ from ppx_inference.cli.options import (
     refuse_existing,
     shown,
 )
+from ppx_inference.failures import FailureLog
 from ppx_inference.simulator import Simulator
 from ppx_server.errors import ObservationError, PPXError
 
@@ -91,9 +93,10 @@ def train(
     config = _config(known, lstm_size, batch_size, learning_rate, max_seconds)
     with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
         names = observed or (list(known.observed) if known else _observed(simulator, seed))
+        log = FailureLog(simulator, simulator.num_workers)
         try:
             proposal = compilation.train(
-                simulator,
+                log,
                 names,
                 num_traces=num_traces,
                 seed=seed,
@@ -107,6 +110,8 @@ def train(
             if (output / "proposal.json").exists():
                 note(f"what was learnt before is in {output}; go on with --resume")
             raise
+        finally:
+            report_failures(log.report(), output, Invocation(command, addresses))
     _report(proposal, output, as_json=as_json)
 
 

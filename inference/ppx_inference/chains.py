@@ -20,6 +20,7 @@ from ppx_inference.progress import Progress, Reporter, reporting
 from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.errors import PPXError
 from ppx_server.executor import Executes, Observations
+from ppx_server.observations import ObservationSet
 from ppx_server.trace import Ints, TraceBatch
 
 _FEWEST_CHAINS = 4
@@ -154,7 +155,7 @@ class _Run(Generic[KernelT]):
         self,
         engine: str,
         simulator: Executes,
-        observations: Observations,
+        observations: ObservationSet,
         kernel: KernelT,
         adapt: Callable[[KernelT, Info], KernelT],
         settings: Callable[[KernelT, Executes], Mapping[str, Any]],
@@ -267,7 +268,7 @@ def run_chains(
     """
     total = (schedule.burn_in_steps + schedule.steps) * schedule.num_chains
     with reporting(progress, total, engine.replace("_", " ")) as reporter:
-        run = _Run(engine, simulator, observations, kernel, adapt, settings, schedule)
+        run = _Run(engine, simulator, ObservationSet.of(observations), kernel, adapt, settings, schedule)
         posterior = run.run(reporter)
     posterior.warn_if_doubtful()
     return posterior

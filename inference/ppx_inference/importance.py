@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ppx_inference.arguments import checked_count, checked_seed, observed_names
+from ppx_inference.collecting import Collection
 from ppx_inference.diagnostics import is_weight, refuse_undefined
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
@@ -20,6 +21,7 @@ from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.address import AddressTable
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes, Observations
+from ppx_server.observations import ObservationSet
 from ppx_server.script import Guide, Otherwise, ScriptBatch
 from ppx_server.trace import TraceBatch
 
@@ -141,16 +143,17 @@ def independent_traces(
     Ctrl-C ends the run early: finished chunks are returned, marked `interrupted`.
     """
     num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
-    batches: list[TraceBatch] = []
+    given = ObservationSet.of(observations)
+    collected = Collection(num_traces)
     with reporting(progress, num_traces, engine.replace("_", " ")) as reporter:
 
         def posterior(*, interrupted: bool = False) -> Posterior:
-            traces = TraceBatch.concatenate(batches)
+            traces = collected.traces()
             provenance = Provenance(
                 engine=engine,
                 seed=seed,
                 model_name=simulator.model_name,
-                observations=observed_names(observations),
+                observations=observed_names(given),
                 num_executions=len(traces),
                 num_failed=int(np.count_nonzero(traces.status)),
                 failures=first_failures(traces.failures),
@@ -161,18 +164,18 @@ def independent_traces(
 
         interrupted = False
         try:
-            for traces in _chunks(simulator, observations, num_traces, seed, guide):
+            for traces in _chunks(simulator, given, num_traces, seed, guide):
                 if check is not None:
                     check(simulator.addresses)
-                batches.append(traces)
+                collected.append(traces)
                 reporter.advance(len(traces))
         except KeyboardInterrupt:
-            if not batches:
+            if not len(collected):
                 raise
             interrupted = True
         except PPXError as error:
-            _keep_finished(error, batches)
-            error.partial = posterior(interrupted=True) if batches else None
+            _keep_finished(error, collected)
+            error.partial = posterior(interrupted=True) if len(collected) else None
             raise
         done = posterior(interrupted=interrupted)
     done.warn_if_doubtful()
@@ -201,11 +204,11 @@ def _chunks(
         chunk = next_chunk(chunk, possible, least=least, largest=largest)
 
 
-def _keep_finished(error: PPXError, batches: list[TraceBatch]) -> None:
+def _keep_finished(error: PPXError, collected: Collection) -> None:
     """Adds what the failed chunk finished, up to the first gap: what came after it is there because it was short."""
     finished = error.completed
     if finished is not None and len(finished):
-        expected = sum(map(len, batches)) + np.arange(len(finished))
+        expected = len(collected) + np.arange(len(finished))
         whole = int(np.cumprod(finished.index == expected).sum())
         if whole and is_weight(finished.log_weight[:whole]).all():
-            batches.append(finished.select(np.arange(whole)))
+            collected.append(finished.select(np.arange(whole)))

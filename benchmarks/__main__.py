@@ -1,98 +1,132 @@
-"""Prints the table: pyprob, this project, and the ratio, medians of interleaved rounds."""
+"""The command line of the benchmarks; see EXAMPLES."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import work
-from ppx_client.cpp_build import compile_simulator, toolchain_missing
+from benchmarks import __doc__ as about
+from benchmarks import comparison, costs, memory, million, scaling, work
+from benchmarks.models import LANGUAGES, MODELS, languages
 
-ROOT = Path(__file__).resolve().parents[1]
-GAUSSIAN = ROOT / "simulators" / "gaussian"
-
-
-def simulator_command() -> tuple[str, str]:
-    """The Marsaglia Gaussian, compiled if possible; and its language."""
-    if toolchain_missing():
-        return f"{sys.executable} {GAUSSIAN / 'gaussian.py'} --marsaglia", "Python"
-    program = compile_simulator(
-        GAUSSIAN / "gaussian_marsaglia.cpp", ROOT / "build" / "simulators" / "gaussian_marsaglia"
-    )
-    return str(program), "C++"
-
-
-@contextlib.contextmanager
-def serving(command: str) -> Iterator[str]:
-    """A running simulator, by its address."""
-    with tempfile.TemporaryDirectory() as folder:
-        address = f"ipc://{folder}/socket"
-        process = subprocess.Popen(
-            command.split(), env={**os.environ, "PPX_BIND": address}, stderr=subprocess.DEVNULL
-        )
-        try:
-            yield address
-        finally:
-            process.terminate()
-            process.wait()
+EXAMPLES = """\
+examples:
+  python -m benchmarks                                         the whole table, five rounds, about 12 minutes
+  python -m benchmarks --rounds 1 --models gaussian --languages C++
+  python -m benchmarks --only prior training --json speed.json
+  python -m benchmarks --quick                                 one short round, to see that it runs
+  python -m benchmarks scaling                                 1 to 8 simulator processes
+  python -m benchmarks memory                                  bytes per kept trace, in memory and on disk
+  python -m benchmarks million --out /data/tau                 a million tau traces to disk; go on by the same command
+  python -m benchmarks profile                                 what a draw costs, in ns, and where
+"""
 
 
-def run(module: str, target: str, size: str) -> work.Figures:
-    """One round in a fresh process."""
-    result = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", target, size],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise SystemExit(f"{module} failed:\n{result.stderr}")
-    # pyprob says good-bye on stdout.
-    figures = next(line for line in result.stdout.splitlines() if line.startswith("{"))
-    return work.Figures(**json.loads(figures))
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
-    parser.add_argument("--json", action="store_true", help="print the figures of every round as JSON")
-    options = parser.parse_args()
-    size, rounds = ("QUICK", 1) if options.quick else ("FULL", options.rounds)
-    command, language = simulator_command()
-    theirs, ours = [], []
-    for number in range(rounds):
-        with serving(command) as address:
-            theirs.append(run("pyprob_side", address, size))
-        ours.append(run("ppx_side", command, size))
-        print(f"round {number + 1} of {rounds} done", file=sys.stderr)
-    if options.json:
-        print(json.dumps({"pyprob": [f._asdict() for f in theirs], "ppx": [f._asdict() for f in ours]}))
-        return
-    table = Table(title=f"Marsaglia Gaussian, {language} simulator over PPX 1.0, medians of {rounds} rounds")
-    for column in ("", "pyprob 1.5.0", "ours", "ratio"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, label in work.LABELS.items():
-        old = statistics.median(getattr(f, name) for f in theirs)
-        new = statistics.median(getattr(f, name) for f in ours)
-        ratio = statistics.median(
-            getattr(n, name) / getattr(o, name) for n, o in zip(ours, theirs, strict=True)
+    options = _parse(arguments)
+    console = Console(highlight=False, width=None if Console().is_terminal else 150)
+    if options.what == "table":
+        _table(options, console)
+    elif options.what == "scaling":
+        scaling.show(options.models, options.most, options.seconds, console)
+    elif options.what == "memory":
+        memory.show(options.models, options.num_traces, console)
+    elif options.what == "million":
+        million.run(options.out, options.num_traces, drawn=options.drawn)
+    else:
+        costs.show(options.models, options.seconds, console)
+
+
+def _table(options: argparse.Namespace, console: Console) -> None:
+    seconds = work.Seconds(options.seconds, options.training_seconds)
+    rounds = options.rounds
+    if options.quick:
+        seconds, rounds = work.Seconds(0.2, 1.0), 1
+    available = [language for language in options.languages if language in languages()]
+    plan = comparison.Plan(options.models, available, options.only, options.sides, seconds, options.workers)
+    cells = []
+    try:
+        for cell in comparison.run(plan, rounds):
+            cells.append(cell)
+            if options.json is not None:
+                options.json.write_text(
+                    json.dumps({"plan": plan._asdict(), "cells": [c._asdict() for c in cells]})
+                )
+    finally:
+        comparison.show(cells, plan, console)
+        console.print(
+            "pyprob and bare: one simulator process; ours: "
+            f"{'the default number' if plan.workers is None else plan.workers}. MH: {work.NUM_CHAINS} chains (pyprob: "
+            f"one). Training: {seconds.training:g} s for each, LSTM {work.LSTM_SIZE}, minibatches of "
+            f"{work.BATCH_SIZE}; effective samples/s with the network that came out. In brackets: the least that the "
+            "design asks for."
         )
-        table.add_row(label, f"{old:,.0f}", f"{new:,.0f}", f"{ratio:.1f} x")
-    Console().print(table)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=about,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="table",
+        choices=("table", "scaling", "memory", "million", "profile"),
+        help="what to measure (default: table)",
+    )
+    several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    names = ", ".join
+    parser.add_argument(
+        "--models", choices=MODELS, default=list(MODELS), help=f"which of {names(MODELS)}", **several
+    )
+    parser.add_argument("--seconds", type=float, default=0.7, help="per kind of work (default 0.7)")
+    table = parser.add_argument_group("table")
+    table.add_argument(
+        "--languages",
+        choices=LANGUAGES,
+        default=list(LANGUAGES),
+        help=f"which of {names(LANGUAGES)}",
+        **several,
+    )
+    table.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    table.add_argument(
+        "--only",
+        choices=work.LABELS,
+        default=list(work.LABELS),
+        help=f"which of {names(work.LABELS)}",
+        **several,
+    )
+    table.add_argument(
+        "--sides",
+        choices=comparison.SIDES,
+        default=list(comparison.SIDES),
+        help=f"which of {names(comparison.SIDES)}",
+        **several,
+    )
+    table.add_argument("--training-seconds", type=float, default=4.0, help="of training (default 4)")
+    table.add_argument("--workers", type=int, help="simulator processes of ours (default: that of Simulator)")
+    table.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    table.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round")
+    others = parser.add_argument_group("scaling, memory, million")
+    others.add_argument("--most", type=int, default=8, help="scaling: most simulator processes (default 8)")
+    others.add_argument("--num-traces", type=int, help="memory, million: how many traces")
+    others.add_argument("--out", type=Path, help="million: the trace store to write, or to go on with")
+    others.add_argument(
+        "--drawn", action="store_true", help="million: with the drawn calorimeter images, 8 kB more per trace"
+    )
+    options = parser.parse_args(arguments)
+    if options.what == "million" and options.out is None:
+        parser.error("million writes to disk: say where, --out FOLDER")
+    return options
 
 
 if __name__ == "__main__":

@@ -1,67 +1,89 @@
-"""One round of work by this project; a process of its own: `python -m benchmarks.ppx_side COMMAND QUICK|FULL`."""
+"""The work done by this project, in a process of its own: `python -m benchmarks.ppx_side REQUEST` (JSON)."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from benchmarks import work
+from benchmarks.models import MODELS
 from ppx_inference import (
     NetworkConfig,
+    Proposal,
     Simulator,
     TrainingConfig,
     importance_sampling,
     inference_compilation,
     lightweight_mh,
+    quiet,
     random_walk_mh,
     train,
 )
 
 
-def measure(command: str, size: work.Size) -> work.Figures:
-    """Runs one round on the simulator that `command` starts.
+def measure(request: Mapping[str, Any]) -> work.Figures:
+    """Does the work that was asked for.
 
-    It does four times the work that pyprob does, so that the rounds take comparable times.
+    Args:
+        request: Model, language, `batches`, number of workers, names of the work, observations and seconds.
     """
-    scale = 4
-    with Simulator(command) as sim:
-        sim.prior(50)
-
-        def rate(count: int, run: Callable[[], object]) -> float:
-            start = time.perf_counter()
-            run()
-            return count / (time.perf_counter() - start)
-
-        prior = rate(scale * size.prior, lambda: sim.prior(scale * size.prior, seed=1))
-        chain = scale * size.chain
-        lmh = rate(chain, lambda: lightweight_mh(sim, work.OBSERVED, num_traces=chain, burn_in=0))
-        rmh = rate(chain, lambda: random_walk_mh(sim, work.OBSERVED, num_traces=chain, burn_in=0))
-        trained = []
-        training = rate(
-            scale * size.training,
-            lambda: trained.append(
-                train(
-                    sim,
-                    observed=list(work.OBSERVED),
-                    num_traces=scale * size.training,
-                    seed=1,
-                    config=TrainingConfig(network=NetworkConfig(lstm_size=work.LSTM_SIZE)),
-                )
+    model, wanted = MODELS[request["model"]], set(request["only"])
+    seconds = work.Seconds(*request["seconds"])
+    given = {name: np.array(value) for name, value in request["observations"].items()}
+    seeds = itertools.count(1)
+    options: dict[str, Any] = {} if request["workers"] is None else {"num_workers": request["workers"]}
+    with Simulator(model.command(request["language"]), batches=request["batches"], **options) as sim:
+        chains: dict[str, Any] = {"num_chains": work.NUM_CHAINS, "burn_in": 0, "progress": quiet}
+        runs = {
+            "prior": lambda count: sim.prior(count, seed=next(seeds)),
+            "importance": lambda count: importance_sampling(
+                sim, given, num_traces=count, seed=next(seeds), progress=quiet
             ),
-        )
-        num_traces = scale * size.posterior
-        start = time.perf_counter()
+            "lmh": lambda count: lightweight_mh(sim, given, num_traces=count, seed=next(seeds), **chains),
+            "rmh": lambda count: random_walk_mh(sim, given, num_traces=count, seed=next(seeds), **chains),
+        }
+        figures: work.Figures = {
+            name: work.rate(run, seconds.work, first=4 * work.NUM_CHAINS)
+            for name, run in runs.items()
+            if name in wanted
+        }
+        if wanted & {"training", "compilation", "effective"}:
+            figures |= _compilation(sim, given, seconds)
+    return {name: value for name, value in figures.items() if name in wanted}
+
+
+def _compilation(sim: Simulator, given: Mapping[str, Any], seconds: work.Seconds) -> work.Figures:
+    config = TrainingConfig(
+        network=NetworkConfig(lstm_size=work.LSTM_SIZE),
+        batch_size=work.BATCH_SIZE,
+        max_seconds=seconds.training,
+    )
+    started = time.perf_counter()
+    proposal: Proposal = train(
+        sim, list(given), num_traces=10**9, seed=1, config=config, device="cpu", progress=quiet
+    )
+    training = proposal.training.num_traces / (time.perf_counter() - started)
+    seeds = itertools.count(1 << 20)
+    effective = 0.0
+
+    def run(count: int) -> None:
+        nonlocal effective
         posterior = inference_compilation(
-            sim, work.OBSERVED, proposal=trained[0], num_traces=num_traces, seed=2
+            sim, given, proposal=proposal, num_traces=count, seed=next(seeds), progress=quiet
         )
-        elapsed = time.perf_counter() - start
-        importance_sampling(sim, work.OBSERVED, num_traces=100, seed=3)
-    return work.Figures(prior, lmh, rmh, training, num_traces / elapsed, posterior.ess / elapsed)
+        effective = posterior.ess / count
+
+    rate = work.rate(run, seconds.work, first=64)
+    return {"training": training, "compilation": rate, "effective": rate * effective}
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    print(json.dumps(measure(sys.argv[1], getattr(work, sys.argv[2]))._asdict()))
+    print(json.dumps(measure(json.loads(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""One round of work by pyprob 1.5.0; a process of its own: `python -m benchmarks.pyprob_side ADDRESS QUICK|FULL`."""
+"""The work done by pyprob 1.5.0, in a process of its own: `python -m benchmarks.pyprob_side REQUEST` (JSON)."""
 
 from __future__ import annotations
 
@@ -8,58 +8,92 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
 
 from benchmarks import work
 
 
-def measure(address: str, size: work.Size) -> work.Figures:
-    """Runs one round against the simulator at `address`."""
+def measure(request: Mapping[str, Any]) -> work.Figures:
+    """Does the work that was asked for.
+
+    Args:
+        request: Address of the running simulator, names of the work, observations and seconds.
+    """
     import pyprob
-    from pyprob import InferenceEngine, InferenceNetwork
+    import torch
+    from pyprob import InferenceEngine
 
     pyprob.set_verbosity(0)
     pyprob.seed(1)
-    model = pyprob.RemoteModel(address)
-    model.prior_results(num_traces=50)
+    wanted, seconds = set(request["only"]), work.Seconds(*request["seconds"])
+    given = {name: torch.tensor(np.array(value)) for name, value in request["observations"].items()}
+    model = pyprob.RemoteModel(request["address"])
 
-    def seconds(run) -> float:  # type: ignore[no-untyped-def]
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
+    def posterior(engine: InferenceEngine) -> Callable[[int], Any]:
+        return lambda count: model.posterior_results(num_traces=count, inference_engine=engine, observe=given)
 
-    def chain(engine: InferenceEngine) -> float:
-        return size.chain / seconds(
-            lambda: model.posterior_results(
-                num_traces=size.chain, inference_engine=engine, observe=work.OBSERVED
-            )
-        )
+    runs = {
+        "prior": lambda count: model.prior_results(num_traces=count),
+        "importance": posterior(InferenceEngine.IMPORTANCE_SAMPLING),
+        "lmh": posterior(InferenceEngine.LIGHTWEIGHT_METROPOLIS_HASTINGS),
+        "rmh": posterior(InferenceEngine.RANDOM_WALK_METROPOLIS_HASTINGS),
+    }
+    figures: work.Figures = {}
+    for name, run in runs.items():
+        if name in wanted:
+            with _refusals(name):
+                figures[name] = work.rate(run, seconds.work)
+    if wanted & {"training", "compilation", "effective"}:
+        with _refusals("inference compilation"):
+            figures |= _compilation(model, given, seconds)
+    return {name: figures.get(name) for name in request["only"]}
 
-    prior = size.prior / seconds(lambda: model.prior_results(num_traces=size.prior))
-    lmh = chain(InferenceEngine.LIGHTWEIGHT_METROPOLIS_HASTINGS)
-    rmh = chain(InferenceEngine.RANDOM_WALK_METROPOLIS_HASTINGS)
-    training = size.training / seconds(
-        lambda: model.learn_inference_network(
-            num_traces=size.training,
+
+def _compilation(model: Any, given: Mapping[str, Any], seconds: work.Seconds) -> work.Figures:
+    from pyprob import InferenceEngine, InferenceNetwork
+
+    started = time.perf_counter()
+    num_traces = 0
+    while time.perf_counter() - started < seconds.training:
+        # One minibatch: the network and its optimizer go on where they stopped.
+        model.learn_inference_network(
+            num_traces=work.BATCH_SIZE,
             inference_network=InferenceNetwork.LSTM,
-            observe_embeddings={name: {"dim": 32} for name in work.OBSERVED},
-            batch_size=64,
+            observe_embeddings={name: {"dim": 32} for name in given},
+            batch_size=work.BATCH_SIZE,
             lstm_dim=work.LSTM_SIZE,
         )
-    )
-    start = time.perf_counter()
-    posterior = model.posterior_results(
-        num_traces=size.posterior,
-        inference_engine=InferenceEngine.IMPORTANCE_SAMPLING_WITH_INFERENCE_NETWORK,
-        observe=work.OBSERVED,
-    )
-    elapsed = time.perf_counter() - start
-    return work.Figures(
-        prior, lmh, rmh, training, size.posterior / elapsed, float(posterior.effective_sample_size) / elapsed
-    )
+        num_traces += work.BATCH_SIZE
+    training = num_traces / (time.perf_counter() - started)
+    effective = 0.0
+
+    def run(count: int) -> None:
+        nonlocal effective
+        posterior = model.posterior_results(
+            num_traces=count,
+            inference_engine=InferenceEngine.IMPORTANCE_SAMPLING_WITH_INFERENCE_NETWORK,
+            observe=given,
+        )
+        effective = float(posterior.effective_sample_size) / count
+
+    rate = work.rate(run, seconds.work)
+    return {"training": training, "compilation": rate, "effective": rate * effective}
+
+
+@contextlib.contextmanager
+def _refusals(what: str) -> Any:
+    """Goes on without what pyprob cannot do, and says why."""
+    try:
+        yield
+    except Exception as error:
+        print(f"pyprob cannot do {what}: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     with contextlib.redirect_stdout(io.StringIO()):
-        figures = measure(sys.argv[1], getattr(work, sys.argv[2]))
-    print(json.dumps(figures._asdict()))
+        found = measure(json.loads(sys.argv[1]))
+    print(json.dumps(found))

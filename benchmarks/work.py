@@ -1,45 +1,65 @@
-"""The work that is measured, on the Marsaglia Gaussian: two observations, exact posterior N(7.25, 0.9129).
-
-Source of the exact values: docs of the model in simulators/gaussian.
-"""
+"""What is measured, how long, and what is asked of the result."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
-OBSERVED = {"y0": 8.0, "y1": 9.0}
 LSTM_SIZE = 128
-
-
-class Size(NamedTuple):
-    """How much of each kind of work a round does."""
-
-    prior: int
-    chain: int
-    training: int
-    posterior: int
-
-
-FULL = Size(prior=3000, chain=2000, training=4000, posterior=500)
-QUICK = Size(prior=300, chain=200, training=512, posterior=100)
-
-
-class Figures(NamedTuple):
-    """Rates of one round; all per second."""
-
-    prior_traces: float
-    lmh_steps: float
-    rmh_steps: float
-    training_traces: float
-    compilation_traces: float
-    compilation_effective: float
-
+BATCH_SIZE = 64
+NUM_CHAINS = 64
 
 LABELS = {
-    "prior_traces": "prior traces/s",
-    "lmh_steps": "LMH steps/s",
-    "rmh_steps": "RMH steps/s",
-    "training_traces": "training traces/s",
-    "compilation_traces": "inference-compilation traces/s",
-    "compilation_effective": "inference-compilation effective samples/s",
+    "prior": "prior traces/s",
+    "importance": "importance traces/s",
+    "lmh": "LMH steps/s",
+    "rmh": "RMH steps/s",
+    "training": "IC training traces/s",
+    "compilation": "IC posterior traces/s",
+    "effective": "IC effective samples/s",
 }
+"""Kinds of work, by the names that `--only` takes. All rates are per second."""
+
+PYPROB = {
+    "prior": 200.0,
+    "importance": 200.0,
+    "lmh": 100.0,
+    "rmh": 100.0,
+    "training": 40.0,
+    "effective": 500.0,
+}
+"""Least ratios to pyprob on C++ simulators that execute batches (the budgets of the design)."""
+STEPWISE = 3.0
+"""Least ratio to pyprob on simulators that speak PPX 1.0 only."""
+BARE = {"gaussian": 1.0 / 50.0, "tau": 1.0 / 2.0}
+"""Least ratio of prior traces/s to the bare C++ simulator."""
+
+Figures = dict[str, float | None]
+"""Rates by kind of work; None for work that could not be done."""
+
+
+class Seconds(NamedTuple):
+    """How long each kind of work goes on, about, and training."""
+
+    work: float
+    training: float
+
+
+def rate(run: Callable[[int], object], seconds: float, *, first: int = 16) -> float:
+    """How often something can be done per second.
+
+    Args:
+        run: Does it as often as it is told.
+        seconds: How long the measurement takes, about; what comes before warms up.
+        first: How often at first.
+    """
+    run(first)
+    count = first
+    while True:
+        started = time.perf_counter()
+        run(count)
+        elapsed = time.perf_counter() - started
+        if elapsed >= 0.5 * seconds:
+            return count / elapsed
+        count = int(count * min(max(seconds / max(elapsed, 1e-9), 1.5), 8.0))

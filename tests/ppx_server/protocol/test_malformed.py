@@ -8,8 +8,6 @@ import tracemalloc
 import flatbuffers
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ppx_server.errors import RemoteProtocolError
 from ppx_server.protocol import (
@@ -233,24 +231,6 @@ def attempt(data: bytes) -> None:
         return
     assert type(event) in MESSAGES
     repr(event)
-
-
-@settings(max_examples=1000, deadline=None)
-@given(st.binary(max_size=200))
-def test_random_bytes(data: bytes) -> None:
-    attempt(data)
-
-
-@settings(max_examples=2000, deadline=None)
-@given(
-    st.sampled_from(MESSAGE_BYTES),
-    st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=4),
-)
-def test_mutated_messages(data: bytes, changes: list[tuple[int, int]]) -> None:
-    mutated = bytearray(data)
-    for position, value in changes:
-        mutated[position % len(data)] = value
-    attempt(bytes(mutated))
 
 
 def test_every_byte_of_every_message_changed() -> None:

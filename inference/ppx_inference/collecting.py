@@ -41,7 +41,6 @@ class Collection:
     def append(self, traces: TraceBatch) -> None:
         """Copies a batch; all batches are of one simulator and seed."""
         self._first = self._first or traces
-        self._failures.update(traces.failures)
         filled = dict(self._filled)
         own_q = traces.log_q is not traces.log_prob
         if own_q and filled and "log_q" not in filled:
@@ -62,6 +61,7 @@ class Collection:
             rows = self._room(name, end, share, column.dtype)[start:end]
             np.add(column, shift, out=rows, casting="unsafe")
         self._filled = filled
+        self._failures.update(traces.failures)
 
     def traces(self) -> TraceBatch:
         """All traces, in the order of their batches; the arrays may be views."""

@@ -34,8 +34,8 @@ def __getattr__(name: str) -> Any:
 class Guides(Protocol):
     """What inference needs of a proposal."""
 
-    def guide(self, observations: Observations) -> Guide:
-        """Who answers draws, given observations."""
+    def guide(self, observations: Observations, speculation: bool = True) -> Guide:
+        """Who answers draws, given observations; with speculation also before the simulator gets there."""
 
     def require_known(self, addresses: AddressTable) -> None:
         """Raises if there are addresses and it knows none of them: it was made for another simulator."""
@@ -48,6 +48,7 @@ def inference_compilation(
     proposal: Guides,
     num_traces: int,
     seed: int = 0,
+    speculation: bool = True,
     progress: Progress | None = None,
 ) -> Posterior:
     """Samples traces from a trained proposal and weights them by prior x likelihood / proposal.
@@ -58,6 +59,8 @@ def inference_compilation(
         proposal: What `train` returned, or `Proposal.load(path)`.
         num_traces: Executions.
         seed: Seed of the run.
+        speculation: Whether the proposal chooses draws ahead of the simulator, which saves messages. The traces and
+            their weights are the same with and without, up to rounding.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.
 
     Returns:
@@ -77,7 +80,7 @@ def inference_compilation(
         num_traces=num_traces,
         seed=seed,
         progress=progress,
-        guide=proposal.guide(observations),
+        guide=proposal.guide(observations, speculation=speculation),
         # The guide looks at the addresses seen before a run; a simulator that has run nothing has none yet.
         check=proposal.require_known,
     )

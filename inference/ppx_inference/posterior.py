@@ -289,7 +289,7 @@ class Posterior:
         return rows
 
     def table(self) -> pa.Table:
-        """All draws in long form, one row per scalar draw; see `ppx_inference.table`."""
+        """Draws in long form, one row per scalar draw; see `ppx_inference.table`."""
         from ppx_inference.table import draws_table
 
         return draws_table(self)

@@ -69,7 +69,8 @@ class InProcess:
         )
         if guide is not None:
             guide.begin(len(scripts), self.addresses)
-        recordings = [self._run(session, slot, guide) for slot in range(len(scripts))]
+        failures: dict[int, str] = {}
+        recordings = [self._run(session, slot, guide, failures) for slot in range(len(scripts))]
         self._asked |= session.asked
         if set(session.observations or ()) - self._asked:
             raise ObservationError("never asked for")
@@ -79,13 +80,18 @@ class InProcess:
             params=session.params,
             seed=scripts.seed,
             index=scripts.index,
+            failures=failures,
         )
 
-    def _run(self, session: Session, slot: int, guide: Guide | None) -> Recording:
+    def _run(self, session: Session, slot: int, guide: Guide | None, failures: dict[int, str]) -> Recording:
         player = Player(session, slot, send_observed=True)
-        result = self._model(Ppx(player, guide))
-        player.finish(RunResult(None if result is None else np.asarray(result, np.float64)))
         self.num_executed += 1
+        try:
+            result = self._model(Ppx(player, guide))
+        except ArithmeticError as error:
+            failures[int(session.scripts.index[slot])] = str(error)
+        else:
+            player.finish(RunResult(None if result is None else np.asarray(result, np.float64)))
         return player.recording
 
 

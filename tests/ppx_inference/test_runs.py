@@ -36,7 +36,8 @@ class PriorGuide:
 
     shift = 0.5
 
-    def guide(self, observations):
+    def guide(self, observations, speculation=True):
+        self.speculation = speculation
         return self
 
     def require_known(self, addresses):
@@ -174,6 +175,7 @@ def test_inference_compilation_weighs_by_the_proposal(in_process):
     z = posterior.traces.z
     likelihood = posterior.traces.log_likelihood
     assert posterior.log_weight == pytest.approx(likelihood - 0.5 * z + 0.125)
+    assert posterior.traces.log_q == pytest.approx(posterior.traces.log_prob + 0.5 * z - 0.125)
     assert posterior["mu"].mean() == pytest.approx(0.5, abs=4 * 0.71 / np.sqrt(posterior.ess))
     # The evidence is that of N(0, sqrt 2) at 1.
     assert posterior.log_evidence == pytest.approx(-0.25 - 0.5 * np.log(4 * np.pi), abs=0.1)

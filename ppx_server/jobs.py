@@ -7,6 +7,7 @@ traces again of which it foresaw something else than what came: up to there they
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -29,22 +30,29 @@ class Job:
 
     Attributes:
         slots: `(n,)` their rows in the result.
-        scripts: Their scripts.
+        whole: Their scripts, among those of a larger job.
+        start: Where in `whole` theirs begin.
         caution: 0; 1 if a simulator died of a batch that they were part of; 2 if of a small one.
         attempts: How often the simulator died of exactly this trace; for single traces.
     """
 
     slots: Ints
-    scripts: ScriptBatch
+    whole: ScriptBatch
+    start: int = 0
     caution: int = 0
     attempts: int = 0
 
     def __len__(self) -> int:
         return len(self.slots)
 
+    @cached_property
+    def scripts(self) -> ScriptBatch:
+        """Their scripts."""
+        return self.whole.part(self.start, self.start + len(self.slots))
+
     def part(self, start: int, stop: int) -> Job:
-        """Traces `start` to `stop - 1`."""
-        return replace(self, slots=self.slots[start:stop], scripts=self.scripts.part(start, stop))
+        """Traces `start` to `stop - 1`; costs nothing until it is executed."""
+        return replace(self, slots=self.slots[start:stop], start=self.start + start)
 
 
 class Jobs(Protocol):

@@ -25,7 +25,7 @@ struct Client {
     void tag(double value, const char* name) { ppx_client::tag(value, name); }
 };
 
-// The simulator as it would be without inference: nobody sees what it draws, and there is nothing to condition on.
+// The simulator as it would be without inference: nobody sees what it draws.
 class Bare {
   public:
     struct Rejection {
@@ -35,7 +35,7 @@ class Bare {
         return low + (high - low) * static_cast<double>(static_cast<std::int64_t>(engine_() >> 11)) * 0x1p-53;
     }
     double normal(double mean, double stddev, const char*) { return mean + stddev * normal_(engine_); }
-    void observe(double, double, const char*) {}
+    void observe(double mean, double stddev, const char* name) { normal(mean, stddev, name); }
     void tag(double, const char*) {}
 
   private:

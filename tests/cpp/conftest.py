@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ import pytest
 import zmq
 
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
+from ppx_server import protocol
+from ppx_server.protocol import CAPABILITIES, BatchResult, Connection, Observation, Role, RunBatch, WireAddress
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -44,6 +46,8 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 BUILD = ROOT / "build" / "tests"
 TIMEOUT = 20_000  # ms
 
+Script = Sequence[tuple[WireAddress, int, float, float]]
+
 BODY_NAMES = {number: name for name, number in vars(MessageBody).items() if isinstance(number, int)}
 FAMILY_NAMES = {number: name for name, number in vars(Distribution).items() if isinstance(number, int)}
 
@@ -70,7 +74,7 @@ class Served(NamedTuple):
     address: str
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serving() -> Callable[[Path], AbstractContextManager[Served]]:
     """Runs a simulator for the length of a with block."""
 
@@ -203,6 +207,100 @@ def distribution_of(table: Any) -> tuple[str, dict[str, tuple[list[float], list[
         if n[0].isupper() and n not in ignored and not n.endswith("BufferHasIdentifier")
     ]
     return family, {name: tensor_of(getattr(reader, name)()) for name in names}
+
+
+class BatchController:
+    """A controller of the batch extension: knows addresses by what they are, on both sides."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RCVTIMEO, TIMEOUT)
+        self.socket.connect(address)
+        self.known: list[WireAddress] = []
+        self.greeting = self.greet()
+
+    def greet(self) -> protocol.HandshakeResult:
+        self.connection = Connection(Role.CONTROLLER)
+        self.known.clear()
+        self.told: list[WireAddress] = []
+        answer = self.exchange(protocol.Handshake("test", CAPABILITIES))
+        assert isinstance(answer, protocol.HandshakeResult)
+        return answer
+
+    def send(self, event: Any) -> None:
+        self.socket.send_multipart([b"", self.connection.send(event)])
+
+    def receive(self) -> Any:
+        empty, body = self.socket.recv_multipart()
+        assert empty == b""
+        event = self.connection.receive(body)
+        if isinstance(event, BatchResult):
+            assert event.first_address == len(self.known)
+            self.known += event.addresses
+        return event
+
+    def exchange(self, event: Any) -> Any:
+        self.send(event)
+        return self.receive()
+
+    def batch(
+        self,
+        index: Sequence[int],
+        scripts: Sequence[Script] = (),
+        *,
+        seed: int = 1,
+        ask: bool = False,
+        observations: Mapping[tuple[str, int], Any] | None = None,
+        observations_id: int = 0,
+        number: int = 1,
+    ) -> RunBatch:
+        """A RunBatch. A script is a list of (address, visit, value, z); observations are sent if given."""
+        rows = [row for script in scripts for row in script]
+        new = [a for a in dict.fromkeys(row[0] for row in rows) if a not in self.told]
+        first = len(self.told)
+        self.told += new
+        return RunBatch(
+            number,
+            seed,
+            np.array(index, np.uint64),
+            ask,
+            np.cumsum([0, *(len(script) for script in scripts or [()] * len(index))], dtype=np.int32),
+            np.array([self.told.index(row[0]) for row in rows], np.int32),
+            np.array([row[1] for row in rows], np.int32),
+            np.array([row[2] for row in rows], np.float64),
+            np.array([row[3] for row in rows], np.float64),
+            first,
+            tuple(new),
+            observations_id,
+            None
+            if observations is None
+            else tuple(Observation(name, visit, value) for (name, visit), value in observations.items()),
+        )
+
+    def play(self, index: Sequence[int], scripts: Sequence[Script] = (), **options: Any) -> BatchResult:
+        """Executes a batch."""
+        answer = self.exchange(self.batch(index, scripts, **options))
+        assert isinstance(answer, BatchResult), answer
+        return answer
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@pytest.fixture(scope="session")
+def connected() -> Callable[[str], AbstractContextManager[BatchController]]:
+    """A controller of the batch extension for the length of a with block."""
+
+    @contextmanager
+    def connect(address: str) -> Iterator[BatchController]:
+        controller = BatchController(address)
+        try:
+            yield controller
+        finally:
+            controller.close()
+
+    return connect
 
 
 class Tools(NamedTuple):

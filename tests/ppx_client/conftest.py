@@ -20,6 +20,10 @@ import pytest
 import zmq
 from numpy.typing import ArrayLike, NDArray
 
+from ppx_server.protocol import BatchResult, Event, Handshake, HandshakeResult, WireAddress
+from ppx_server.protocol.decoder import decode
+from ppx_server.protocol.encoder import encode
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # flatbuffers 2.0 imports `imp`
     import flatbuffers
@@ -40,6 +44,12 @@ BODIES = [
     "TagResult",
     "Reset",
     "Error",
+    "RunBatch",
+    "BatchResult",
+    "Rejection",
+    "RejectionResult",
+    "Shutdown",
+    "ShutdownResult",
 ]
 FAMILIES = [
     "NONE",
@@ -121,6 +131,11 @@ def read(data: bytes) -> Seen:
     table = message.Body()
     if body == "Error":
         return Seen(body, text=(table.String(table.Pos + table.Offset(4)).decode(),))
+    if body == "Rejection":
+        texts = (table.String(table.Pos + table.Offset(slot)).decode() for slot in (4, 6))
+        return Seen(body, *texts, value=np.float64(table.Bytes[table.Pos + table.Offset(8)]))
+    if body == "ShutdownResult":
+        return Seen(body)
     item = _generated(body)()
     item.Init(table.Bytes, table.Pos)
     if body == "HandshakeResult":
@@ -219,6 +234,51 @@ class Controller:
         self._context.term()
 
 
+class BatchController:
+    """A DEALER socket that speaks the batch extension, by the codec of `ppx_server`.
+
+    Attributes:
+        addresses: What the simulator's numbers stand for, as far as it has said.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVTIMEO, 20_000)
+        self._socket.connect(endpoint)
+        self.addresses: list[WireAddress] = []
+
+    def start(self, event: Event | bytes) -> None:
+        """Sends a message, and does not wait for the answer."""
+        self._socket.send_multipart((b"", event if isinstance(event, bytes) else encode(event)))
+
+    def receive(self) -> Any:
+        """The next answer."""
+        event = decode(self._socket.recv_multipart()[1])
+        if isinstance(event, BatchResult):
+            assert event.first_address == len(self.addresses)
+            self.addresses += event.addresses
+        return event
+
+    def ask(self, event: Event | bytes) -> Any:
+        """Sends a message, and waits for the answer."""
+        self.start(event)
+        return self.receive()
+
+    def handshake(self) -> HandshakeResult:
+        """Shakes hands."""
+        self.addresses = []
+        result = self.ask(Handshake("test", ("error", "batch", "rejection", "shutdown")))
+        assert isinstance(result, HandshakeResult)
+        return result
+
+    def close(self) -> None:
+        """Disconnects."""
+        self._socket.close()
+        self._context.term()
+
+
 class Simulator:
     """A simulator process and its endpoint."""
 
@@ -233,12 +293,20 @@ class Simulator:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._controllers: list[Controller] = []
+        self._controllers: list[Controller | BatchController] = []
 
     def connect(self) -> Controller:
         """A new controller."""
-        self._controllers.append(Controller(self.endpoint))
-        return self._controllers[-1]
+        controller = Controller(self.endpoint)
+        self._controllers.append(controller)
+        return controller
+
+    def connect_for_batches(self) -> BatchController:
+        """A new controller that has shaken hands."""
+        controller = BatchController(self.endpoint)
+        self._controllers.append(controller)
+        controller.handshake()
+        return controller
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Stops the process; its exit code and what it wrote to stderr."""

@@ -11,7 +11,9 @@ import pytest
 import ppx_client as ppx
 from ppx_client import wire as client_wire
 from ppx_client.buffers import MalformedError, Table, Writer
+from ppx_client.columns import decode_run_batch
 from ppx_client.wire import Body, ScalarPattern, decode
+from ppx_server.protocol import Observation, RunBatch, WireAddress, encode
 
 DISTRIBUTIONS = [
     ppx.Normal(0.1, 2.0),
@@ -110,3 +112,38 @@ def test_many_long_capabilities_are_not_copied() -> None:
     fields = Table((int(Body.HANDSHAKE), Table(("test", ["x"] * 65))))
     with pytest.raises(MalformedError, match="65 capabilities"):
         decode(bytes(Writer(fields).data))
+
+
+def test_any_bytes_are_a_batch_or_malformed() -> None:
+    rng = random.Random(6)
+    message = encode(
+        RunBatch(
+            batch=1,
+            seed=2,
+            index=np.arange(2, dtype=np.uint64),
+            ask=True,
+            offsets=np.array([0, 1, 2], np.int32),
+            address=np.zeros(2, np.int32),
+            instance=np.zeros(2, np.int32),
+            value=np.ones(2),
+            z=np.ones(2),
+            addresses=(WireAddress("a", "b", "Normal", (2, 1)),),
+            observations_id=1,
+            observations=(Observation("y", 0, np.ones(3)),),
+        )
+    )
+    outcomes = {True: 0, False: 0}
+    for _ in range(20_000):
+        data = bytearray(message)
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            data[rng.randrange(len(data))] = rng.choice([0, 1, 4, 127, 128, 255, rng.randrange(256)])
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        try:
+            decode(bytes(data))
+            decode_run_batch(bytes(data))
+        except MalformedError:
+            outcomes[False] += 1
+        else:
+            outcomes[True] += 1
+    assert min(outcomes.values()) > 1000

@@ -250,6 +250,7 @@ class ScriptedTrace:
     def _suspend(self, site: Site, instance: int, params: list[int]) -> NoReturn:
         """The script does not cover this draw: the trace ends here, and is resumed by a longer script."""
         self._append(site, instance, params, [(_NAN, _NAN)] * len(params), CONTROLLED | NOT_CHOSEN)
+        self.num_draws += len(params)
         self.pending = True
         self.end = EndOfTrace("the script ends here")
         raise self.end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import hashlib
+import importlib
 import inspect
 import logging
 import os
@@ -232,6 +233,9 @@ class _Server:
         self._sessions.move_to_end(sender)
         if len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
+        if "batch" in shared:
+            # The first batch has a deadline, and loading SciPy takes a while.
+            importlib.import_module("ppx_client.sessions")
         system = f"ppx_client {__version__} (Python {platform.python_version()})"
         return wire.handshake_result(system, self._name, CAPABILITIES if theirs else (), self._fingerprint)
 

@@ -24,11 +24,12 @@ from ppx_inference.cli.application import app
 from ppx_inference.cli.options import parse_observations
 from ppx_server.errors import ObservationError
 from ppx_server.store import TraceStore
+from ppx_server.trace import Status
 
 GAUSSIAN = [sys.executable, str(Path(__file__).parents[2] / "simulators" / "gaussian" / "gaussian.py")]
 OBSERVE = ["--observe", "y0=8", "--observe", "y1=9"]
 EXACT_MEAN, EXACT_STD = 7.25, 0.91287
-COMMANDS = ["check", "prior", "train", "posterior", "show", "cpp-flags"]
+COMMANDS = ["check", "prior", "train", "posterior", "replay", "show", "cpp-flags"]
 
 
 def ppx(*arguments: str | Path) -> Result:
@@ -45,6 +46,10 @@ def document(result: Result, exit_code: int = 0) -> dict[str, Any]:
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ppx_inference.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(path.iterdir()) if p.name != ".lock"}
 
 
 def stop_when(
@@ -182,7 +187,10 @@ class TestMistakes:
         [
             ["prior"],
             ["prior", "--address", "tcp://localhost:1", "--", "true"],
-            ["prior", "--resume", "--", "true"],
+            ["replay", "--", "true"],
+            ["replay", "-i", "1", "--store", "a", "--failures", "b", "--", "true"],
+            ["replay", "-i", "1", "--store", "a", "--seed", "2", "--", "true"],
+            ["replay", "-i", "1"],
             ["posterior", "-e", "ic", *OBSERVE, "--", "true"],
             ["posterior", "-e", "importance", "--chains", "3", *OBSERVE, "--", "true"],
             ["posterior", "-e", "nonsense", *OBSERVE, "--", "true"],
@@ -274,23 +282,166 @@ class TestPrior:
         assert mu["std"] == pytest.approx(5**0.5, rel=0.2)
         assert found["traces_per_second"] > 0
 
-    def test_a_resumed_store_is_that_of_one_run(self, tmp_path: Path) -> None:
-        for n, more in ((70, []), (150, ["--resume"])):
-            result = ppx(
-                "prior", "-n", str(n), "--seed", "5", "-o", tmp_path / "parts", *more, "--", *GAUSSIAN
-            )
+    def test_the_same_command_goes_on(self, tmp_path: Path) -> None:
+        for n in (70, 150, 150, 60):
+            result = ppx("prior", "-n", n, "--seed", "5", "-o", tmp_path / "parts", "--", *GAUSSIAN)
             assert result.exit_code == 0, result.output
-        ppx("prior", "-n", "150", "--seed", "5", "-o", tmp_path / "whole", "--", *GAUSSIAN)
-        parts, whole = (TraceStore.open(tmp_path / name).read() for name in ("parts", "whole"))
-        assert parts.index.tolist() == list(range(150))
-        np.testing.assert_array_equal(parts.value, whole.value)
-        other_seed = ppx(
-            "prior", "-n", "9", "--seed", "6", "-o", tmp_path / "parts", "--resume", "--", *GAUSSIAN
-        )
-        assert other_seed.exit_code == 1
-        assert "seed 5" in other_seed.stderr
+        assert "150 traces are in" in result.stderr
+        ppx("prior", "-n", "150", "--seed", "5", "--workers", "1", "-o", tmp_path / "whole", "--", *GAUSSIAN)
+        assert files(tmp_path / "parts") == files(tmp_path / "whole")
+        assert TraceStore.open(tmp_path / "parts").read().index.tolist() == list(range(150))
         shown = document(ppx("show", tmp_path / "whole", "--json"))
         assert shown["num_traces"] == 150
+
+    def test_another_run_is_not_mixed_in(self, model: Callable[[str], list[str]], tmp_path: Path) -> None:
+        draw = 'x = ppx.sample(ppx.Normal(0, 1), name="x")'
+        run = ["prior", "-n", "9", "--seed", "6", "-o", tmp_path / "s"]
+        assert ppx(*run, "--", *model(draw)).exit_code == 0
+        before = files(tmp_path / "s")
+        other_seed = ppx(*run[:3], "--seed", "7", *run[5:], "--", *model(draw))
+        other_model = ppx(*run, "--", *GAUSSIAN)
+        changed_model = ppx(*run, "--", *model(draw + " * 2"))
+        for result, reason in (
+            (other_seed, "seed is 6 there and 7 here"),
+            (other_model, "model name is 'model' there and 'gaussian' here"),
+            (changed_model, "fingerprint is"),
+        ):
+            assert result.exit_code == 1
+            assert reason in result.stderr
+        assert files(tmp_path / "s") == before
+
+    def test_a_killed_run_and_any_number_of_workers_give_the_same_bytes(self, tmp_path: Path) -> None:
+        run = ["prior", "--seed", "5", "-n", "80000", "-q"]
+        store = tmp_path / "killed"
+        for wanted in (1, 2):  # killed before the first shard is full, and after it
+            process = start(*run, "--workers", wanted, "-o", store, "--", *GAUSSIAN)
+            when = [(store / "manifest.json").exists, (store / "shard-000000.arrow").exists][wanted - 1]
+            stop_when(process, when, signal.SIGKILL)
+        assert len(TraceStore.open(store)) == 65_536
+        goes_on = ppx(*run, "--workers", "3", "-o", store, "--", *GAUSSIAN)
+        assert goes_on.exit_code == 0
+        assert "65,536 traces are in" in goes_on.stderr
+        ppx(*run, "--workers", "2", "-o", tmp_path / "whole", "--", *GAUSSIAN)
+        assert files(store) == files(tmp_path / "whole")
+        (tmp_path / "whole" / "shard-000000.arrow").write_bytes(b"damaged")
+        for damaged in (
+            ["show", tmp_path / "whole"],
+            ["replay", "-i", "5", "--store", tmp_path / "whole", "--", *GAUSSIAN],
+        ):
+            result = ppx(*damaged)
+            assert result.exit_code == 1
+            assert "shard-000000.arrow (traces 0 to 65535): it has 7 bytes" in result.stderr
+
+
+FAILING = """
+x = ppx.sample(ppx.Normal(0, 1), name="x")
+ppx.tag(2 * x, name="twice")
+print("the momentum is", x, flush=True)
+if x > 1.5:
+    raise ArithmeticError("the table of cross sections is negative")
+if x < -2:
+    import os; os.abort()
+ppx.observe(ppx.Normal(x, 1), name="y")
+"""
+
+
+class TestFailures:
+    def test_a_prior_run_goes_on_and_says_what_failed(
+        self, model: Callable[[str], list[str]], tmp_path: Path
+    ) -> None:
+        command, store = model(FAILING), tmp_path / "s"
+        result = ppx("prior", "-n", "200", "--seed", "1", "-o", store, "--", *command)
+        assert result.exit_code == 0, result.output
+        traces = TraceStore.open(store).read()
+        failed = traces.index[traces.status == Status.FAILED].tolist()
+        raised = [i for i in failed if "cross sections" in traces.failures[i]]
+        assert 0 < len(raised) < len(failed) < 30
+        assert f"{len(failed)} of 200 traces failed" in result.stderr
+        first = rf"ArithmeticError: .* \(model.py:\d+ in forward\) \[first: seed 1, trace {raised[0]}\]"
+        assert re.search(first, result.stderr)
+        assert f"ppx replay --seed 1 --index {failed[0]} -- {sys.executable}" in result.stderr
+        listed = [json.loads(line) for line in (store / "failures.jsonl").read_text().splitlines()]
+        assert [(f["seed"], f["index"], f["choices"]) for f in listed] == [(1, i, []) for i in failed]
+
+        again = ppx("replay", "--seed", "1", "-i", raised[0], "--json", "--", *command)
+        found = document(again, exit_code=1)
+        assert "ArithmeticError: the table of cross sections is negative" in found["error"]
+        assert "the momentum is" in found["output"]
+        (draw,) = found["draws"]
+        assert (draw["name"], draw["visit"], draw["family"], draw["params"]) == ("x", 0, "Normal", [0, 1])
+        assert draw["value"] == traces.select([raised[0]]).value[0] > 1.5
+        assert found["tags"] == [{"name": "twice", "visit": 0, "value": 2 * draw["value"], "log_prob": 0}]
+        assert found["observations"] == found["results"] == []
+
+        crashed = next(i for i in failed if i not in raised)
+        for source in (["--seed", "1"], ["--store", store], ["--failures", store / "failures.jsonl"]):
+            result = ppx("replay", *source, "-i", crashed, "--", *command)
+            assert result.exit_code == 1
+            assert f"trace {crashed} of seed 1 fails" in result.stderr
+            assert "SIGABRT" in result.stdout
+            assert re.search(r"0 .* x .* Normal\(0, 1\) .* -[23]\.", result.stdout)
+
+    def test_a_trace_that_an_engine_steered_is_replayed_with_its_choices(
+        self, model: Callable[[str], list[str]], tmp_path: Path
+    ) -> None:
+        command, result = model(FAILING.replace("x < -2", "False")), tmp_path / "result"
+        run = ["posterior", "-e", "rmh", "-n", "2000", "--seed", "1", "--observe", "y=0.5", "-o", result]
+        ran = ppx(*run, "--", *command)
+        assert ran.exit_code == 0, ran.output
+        listed = [json.loads(line) for line in (result / "failures.jsonl").read_text().splitlines()]
+        steered = next(f for f in listed if f["choices"])
+        again = [
+            "replay",
+            "--failures",
+            result / "failures.jsonl",
+            "-i",
+            steered["index"],
+            "--observe",
+            "y=0.5",
+        ]
+        found = document(ppx(*again, "--json", "--", *command), exit_code=1)
+        assert found["draws"][0]["chosen"] == "forced"
+        assert found["draws"][0]["value"] > 1.5
+        assert "cross sections" in found["error"]
+        missing = ppx(*again[:3], "-i", "10000000", "--", *command)
+        assert missing.exit_code == 1
+        assert "holds no failed trace with index 10000000; it holds" in missing.stderr
+
+    def test_training_says_what_failed(self, model: Callable[[str], list[str]], tmp_path: Path) -> None:
+        run = ["train", "-o", tmp_path / "c", "-n", "300", "--lstm-size", "16", "--seed", "1"]
+        result = ppx(*run, "--", *model(FAILING.replace("x < -2", "False")))
+        assert result.exit_code == 0, result.output
+        assert "traces failed" in result.stderr
+        assert "ppx replay --seed 1 --index" in result.stderr
+        assert (tmp_path / "c" / "failures.jsonl").exists()
+
+
+class TestReplay:
+    def test_a_sound_trace_is_shown(self, tmp_path: Path) -> None:
+        store = tmp_path / "s"
+        ppx("prior", "-n", "20", "--seed", "3", "-o", store, "--", *GAUSSIAN, "--marsaglia")
+        recorded = TraceStore.open(store).trace(7)
+        result = ppx("replay", "--store", store, "-i", "7", "--", *GAUSSIAN, "--marsaglia")
+        assert result.exit_code == 0, result.output
+        assert "warning" not in result.stderr
+        assert result.stdout.count("Uniform(-1, 1)") == len(recorded.value)
+        found = document(ppx("replay", "--seed", "3", "-i", "7", "--json", "--", *GAUSSIAN, "--marsaglia"))
+        assert [d["value"] for d in found["draws"]] == recorded.value.tolist()
+        assert [o["value"] for o in found["observations"]] == recorded.observations.data.tolist()
+        assert found["results"][0]["value"] == recorded.results.data[0]
+        given = document(ppx("replay", "--seed", "3", "-i", "7", *OBSERVE, "--json", "--", *GAUSSIAN))
+        assert [o["value"] for o in given["observations"]] == [None, None]
+
+    def test_a_simulator_that_does_something_else_now_is_noticed(
+        self, model: Callable[[str], list[str]], tmp_path: Path
+    ) -> None:
+        draw = 'ppx.sample(ppx.Normal(0, 1), name="x")'
+        ppx("prior", "-n", "5", "-o", tmp_path / "s", "--", *model(draw))
+        result = ppx(
+            "replay", "--store", tmp_path / "s", "-i", "2", "--", *model(draw.replace("Normal(0", "Normal(1"))
+        )
+        assert result.exit_code == 0
+        assert "draw 0 has params [1.0, 1.0], the recorded trace [0.0, 1.0]" in result.stderr
 
 
 class TestPosterior:
@@ -386,10 +537,17 @@ class TestTrain:
 
 
 class TestInterruption:
-    def test_prior_keeps_its_store(self, tmp_path: Path) -> None:
-        store = tmp_path / "traces"
-        process = start("prior", "-n", "10000000", "-o", store, "--json", "--", *GAUSSIAN)
-        code, out, err = stop_when(process, (store / "shard-000001.arrow").exists)
+    def test_prior_keeps_its_store(self, model: Callable[[str], list[str]], tmp_path: Path) -> None:
+        store, trigger = tmp_path / "traces", tmp_path / "runs"
+        command = model(
+            f"""
+            if runs == 2000:
+                open({str(trigger)!r}, "w").close()
+            ppx.sample(ppx.Normal(0, 1), name="x")
+            """
+        )
+        process = start("prior", "-n", "10000000", "-o", store, "--json", "--", *command)
+        code, out, err = stop_when(process, trigger.exists)
         assert code == 130
         kept = TraceStore.open(store)
         assert 0 < len(kept.read()) == len(kept)

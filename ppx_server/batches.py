@@ -19,6 +19,7 @@ import zmq
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import (
+    DistributionError,
     ObservationError,
     PPXError,
     RemoteProtocolError,
@@ -28,7 +29,7 @@ from ppx_server.errors import (
 )
 from ppx_server.failures import FailureTally, uncomputed
 from ppx_server.jobs import Job, Jobs
-from ppx_server.numbering import Numbering
+from ppx_server.numbering import DefectiveClientError, Numbering
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Error, Event, FailureKind
 from ppx_server.trace import Ints, Status, TraceBatch, segment_sum
@@ -147,27 +148,30 @@ class BatchRun:
         """
         watch_at = time.monotonic() + _WATCH_SECONDS
         self._assign()
-        while any(seat.in_flight or not seat.worker.ready for seat in self._seats.values()):
+        while self._seats and self._work_left():
             for socket, _ in self._poller.poll(int(_WATCH_SECONDS * 1000)):
                 self._receive(self._seats[socket])
-            self._assign()
             if time.monotonic() > watch_at:
                 self._watch()
                 watch_at = time.monotonic() + _WATCH_SECONDS
-            if not self._work_left():
-                break
+            self._assign()
         if self._error is not None:
             raise self._error
 
     def abandon(self) -> None:
-        """Gives up simulators that are still executing something."""
+        """Gives up simulators that are still executing something; those that are starting may go on."""
         for seat in self._seats.values():
-            if seat.in_flight or not seat.worker.ready:
+            if seat.in_flight:
                 seat.worker.discard()
 
     def _work_left(self) -> bool:
-        in_flight = any(seat.in_flight for seat in self._seats.values())
-        return in_flight or (self._error is None and bool(self._queue or self._careful))
+        if any(seat.in_flight for seat in self._seats.values()):
+            return True
+        if self._error is not None:
+            return False
+        if not self._queue and not self._careful and (more := self._jobs.next()) is not None:
+            self._queue.append(more)  # for when a simulator is ready
+        return bool(self._queue or self._careful)
 
     # Handing out
 
@@ -226,11 +230,16 @@ class BatchRun:
             raise SimulatorFailedError(f"{seat.worker} did not execute a batch: {what}{seat.worker.output()}")
         try:
             traces = seat.numbering.traces(event, job.scripts)
-        except RemoteProtocolError as error:
+        except DefectiveClientError as error:
+            self._error = self._error or SimulatorFailedError(f"{seat.worker}: {error}")
+            raise self._error from error  # it would do so again
+        except (RemoteProtocolError, DistributionError) as error:
             raise SimulatorFailedError(f"{seat.worker} broke off: {error}") from error
         seat.in_flight.popleft()
         if seat.in_flight:
             self._expect(seat, seat.in_flight[0])
+        else:
+            seat.worker.expect(math.inf)
         self._speed.learn(len(job), event.seconds, _num_bytes(event))
         self._accept(job, self._checked(seat, event, traces))
 
@@ -269,22 +278,22 @@ class BatchRun:
 
     def _watch(self) -> None:
         for seat in list(self._seats.values()):
-            if seat.in_flight or not seat.worker.ready:
-                try:
-                    seat.worker.watch()
-                except SimulatorError as error:
-                    self._lose(seat, error)
+            try:
+                seat.worker.watch()
+            except SimulatorError as error:
+                self._lose(seat, error)
 
     def _lose(self, seat: _Seat, error: SimulatorError) -> None:
         """Replaces a simulator that crashed, hangs or talks nonsense; finds out which trace did it."""
         del self._seats[seat.worker.socket]
         self._poller.unregister(seat.worker.socket)
         suspect = seat.in_flight.popleft() if seat.in_flight else None
-        self._queue.extendleft(seat.in_flight)
+        alone = not seat.in_flight
+        self._queue.extendleft(reversed(seat.in_flight))
         seat.in_flight.clear()
         seat.worker.discard()
         if suspect is not None:
-            self._suspect(suspect, seat.worker, error)
+            self._suspect(suspect, seat.worker, error, alone=alone)
         if isinstance(error, SimulatorStartError) or self._error is not None:
             if not self._seats:
                 self._error = self._error or error
@@ -300,9 +309,12 @@ class BatchRun:
         self._seats[seat.worker.socket] = seat
         self._poller.register(seat.worker.socket, zmq.POLLIN)
 
-    def _suspect(self, job: Job, worker: Worker, error: SimulatorError) -> None:
+    def _suspect(self, job: Job, worker: Worker, error: SimulatorError, *, alone: bool) -> None:
         if len(job) > 1:
             self._careful.append(replace(job, caution=job.caution + 1))
+            return
+        if not alone:  # its result may have been lost with the process, which died of the next one
+            self._careful.append(replace(job, caution=2))
             return
         scripts = job.scripts
         located = worker.locate(error, scripts.seed, int(scripts.index[0]))

@@ -18,7 +18,13 @@ import zmq
 
 from ppx_server.address import AddressTable
 from ppx_server.batches import BatchRun, Speed
-from ppx_server.errors import LocalProtocolError, ObservationError, PPXError, SimulatorError
+from ppx_server.errors import (
+    LocalProtocolError,
+    ObservationError,
+    PPXError,
+    SimulatorError,
+    SimulatorStartError,
+)
 from ppx_server.failures import FailureTally
 from ppx_server.jobs import GuidedJobs, Jobs, PlainJobs
 from ppx_server.numbering import Numbering
@@ -111,7 +117,7 @@ class Executor:
         self._numberings: dict[Worker, Numbering] = {}
         self._workers = [Worker(config, self._context) for config in simulators]
         try:
-            self._make_ready()
+            self._start_all()
         except BaseException:
             self.close()
             raise
@@ -186,7 +192,7 @@ class Executor:
         run = BatchRun(
             jobs,
             observations,
-            self._workers,
+            self._connected(),
             self._numberings,
             addresses=self._addresses,
             speed=self._speed,
@@ -203,7 +209,9 @@ class Executor:
         finally:
             run.abandon()
         traces = _finished_traces(jobs, self._addresses, scripts)
-        if observations is not None and (open_keys := set(observations) - self._asked):
+        assert len(traces) == len(scripts)
+        finished = (traces.status == Status.OK).any()  # else they may all have failed before they observe
+        if observations is not None and finished and (open_keys := set(observations) - self._asked):
             self._asked |= _visited(traces, open_keys)
             self._check_all_asked(observations)
         return traces
@@ -214,7 +222,8 @@ class Executor:
         session = Session(scripts, observations, self._addresses)
         if guide is not None:
             guide.begin(len(scripts), self._addresses)
-        run = StepwiseRun(session, guide, self._workers, tally=self._tally, retries=self._policy.retries)
+        workers = self._connected()
+        run = StepwiseRun(session, guide, workers, tally=self._tally, retries=self._policy.retries)
         try:
             run.loop()
             self._give_up_if_all_failed()
@@ -225,9 +234,10 @@ class Executor:
         finally:
             run.abandon()
         self._asked |= session.asked
-        if len(scripts):
+        traces = run.batch()
+        if (traces.status == Status.OK).any():
             self._check_all_asked(observations or ())
-        return run.batch()
+        return traces
 
     def _translated(self, scripts: ScriptBatch) -> ScriptBatch:
         """Scripts with ids of the executor's address table."""
@@ -236,20 +246,49 @@ class Executor:
         ids = self._addresses.translate(scripts.address_id, scripts.addresses)
         return replace(scripts, address_id=ids, addresses=None)
 
-    def _make_ready(self) -> None:
-        waiting = [worker for worker in self._workers if not worker.ready]
-        if not waiting:
-            return
-        for worker in waiting:
+    def _start_all(self) -> None:
+        for worker in self._workers:
             worker.start()
-        for worker in waiting:
+        for worker in self._workers:
             worker.finish_start()
-            self._numberings[worker] = Numbering(self._addresses)
         for what in ("model_name", "fingerprint"):
             found = sorted({getattr(worker, what) for worker in self._workers})
             if len(found) > 1:
                 name = what.replace("_", " ")
                 raise SimulatorError(f"the simulators serve different models ({name}: {', '.join(found)})")
+        self._numberings = {worker: Numbering(self._addresses) for worker in self._workers}
+
+    def _connected(self) -> list[Worker]:
+        """Simulators that are ready or may soon be."""
+        return [worker for worker in self._workers if worker.connected]
+
+    def _make_ready(self) -> None:
+        """Starts simulators again that were given up or are gone; waits for them only if no other is left.
+
+        Raises:
+            SimulatorStartError: None of them can be started.
+        """
+        for worker in self._workers:
+            if worker.ready and worker.lost() is not None:
+                worker.discard()
+        alone = not any(worker.ready for worker in self._workers)
+        failure: SimulatorStartError | None = None
+        for worker in self._workers:
+            if not worker.connected and (alone or worker.worth_starting):
+                try:
+                    self._numberings[worker] = Numbering(self._addresses)
+                    worker.start()
+                except SimulatorStartError as error:
+                    failure = error
+        while not any(worker.ready for worker in self._workers):
+            if failure is not None and not self._connected():
+                raise failure
+            for worker in self._connected():
+                try:
+                    worker.look_for_greeting()
+                except SimulatorStartError as error:
+                    worker.discard()
+                    failure = error
 
     def _give_up_if_all_failed(self) -> None:
         error = self._tally.verdict(final=True)

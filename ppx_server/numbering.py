@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ppx_server.address import Address, AddressTable
 from ppx_server.distributions import FAMILIES, log_prob_columns, to_z_columns
-from ppx_server.errors import DistributionError, RemoteProtocolError
+from ppx_server.errors import RemoteProtocolError
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Observation, RunBatch, TensorColumns, WireAddress
 from ppx_server.script import Otherwise, ScriptBatch
@@ -17,6 +17,10 @@ _AUDITED_ROWS = 256
 _AUDITED_BATCHES, _AUDIT_EVERY = 3, 64
 _AUDIT_TOLERANCE = 1e-6
 """Relative and absolute; parameters and values travel as doubles, so an honest density differs by rounding only."""
+
+
+class DefectiveClientError(RemoteProtocolError):
+    """What a simulator reports is wrong, and would bias every result."""
 
 
 class Numbering:
@@ -72,8 +76,12 @@ class Numbering:
         """What a simulator did with scripts, with ids of the controller's table.
 
         Raises:
-            RemoteProtocolError: It uses numbers that it has not defined, or reports densities that are wrong.
+            RemoteProtocolError: It uses numbers that it has not defined, or stopped where it was not to ask.
+            DefectiveClientError: It reports densities that are wrong.
+            DistributionError: It reports parameters that its distributions do not have.
         """
+        if scripts.otherwise is not Otherwise.ASK and (result.status == Status.PENDING).any():
+            raise RemoteProtocolError("the simulator asks how a trace goes on, where it was not to ask")
         self._learn(result.first_address, result.addresses)
         ids = self._ours(result.address)
         params = Params(result.params_data, result.params_offsets.astype(np.int64))
@@ -180,19 +188,14 @@ class Numbering:
         if not len(rows):
             return
         codes, ids = self._codes[traces.address_id[rows]], traces.params_id[rows]
-        try:
-            expected = log_prob_columns(traces.value[rows], codes, traces.params, ids)
-        except DistributionError as error:
-            raise RemoteProtocolError(
-                f"the simulator reports parameters that make no sense: {error}"
-            ) from error
+        expected = log_prob_columns(traces.value[rows], codes, traces.params, ids)
         reported = traces.log_prob[rows]
         wrong = ~np.isclose(reported, expected, _AUDIT_TOLERANCE, _AUDIT_TOLERANCE)
         wrong &= ~np.isnan(reported)
         if wrong.any():
             row = int(rows[np.flatnonzero(wrong)[0]])
             address = traces.addresses[int(traces.address_id[row])]
-            raise RemoteProtocolError(
+            raise DefectiveClientError(
                 f"the simulator reports log_prob {traces.log_prob[row]:.9g} at {address.address!r} ({address.family}) "
                 f"for the value {traces.value[row]:.9g}, where it is {expected[np.flatnonzero(wrong)[0]]:.9g}; its "
                 "client is defective"

@@ -26,42 +26,64 @@ _PLACEHOLDER = "{address}"
 class _Guard:
     """A small process that outlives this one just long enough to kill the simulators it leaves behind.
 
-    It reads process groups from a pipe, to guard (`+`) or to forget (`-`), and kills what it guards when the pipe ends,
-    however this process ended.
+    It reads process groups and their folders from a pipe, to guard (`+`) or to forget (`-`). When the pipe ends,
+    however this process ended, it kills what it guards and removes the folders.
     """
 
     _PROGRAM = """
 import os, signal, sys
-guarded = set()
+guarded = {}
 for line in sys.stdin:  # guards PPX simulators
-    (guarded.add if line[0] == "+" else guarded.discard)(int(line[1:]))
-for group in guarded:
+    group, folder = line[1:].rstrip("\\n").split(" ", 1)
+    if line[0] == "+":
+        guarded[int(group)] = folder
+    else:
+        guarded.pop(int(group), None)
+for group, folder in guarded.items():
     try:
         os.killpg(group, signal.SIGKILL)
     except OSError:
         pass
+if guarded:
+    import shutil
+    for folder in guarded.values():
+        shutil.rmtree(folder, ignore_errors=True)
 """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._guarded: dict[int, str] = {}
 
-    def tell(self, sign: str, group: int) -> None:
-        """Guards or forgets a process group."""
+    def add(self, group: int, folder: str) -> None:
+        """Guards a process group, and the folder it uses."""
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-S", "-E", "-c", self._PROGRAM],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-                atexit.register(self._end, self._process)
-            assert self._process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(f"{sign}{group}\n".encode())
-                self._process.stdin.flush()
+            self._guarded[group] = folder
+            self._tell("+", group, folder)
+
+    def forget(self, group: int) -> None:
+        """Guards a process group no more."""
+        with self._lock:
+            folder = self._guarded.pop(group, None)
+            if folder is not None:
+                self._tell("-", group, folder)
+
+    def _tell(self, sign: str, group: int, folder: str) -> None:
+        lines = f"{sign}{group} {folder}\n"
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-E", "-c", self._PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            atexit.register(self._end, self._process)
+            lines = "".join(f"+{group} {folder}\n" for group, folder in self._guarded.items())
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it was killed; the next one is told everything
+            self._process.stdin.write(lines.encode())
+            self._process.stdin.flush()
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
@@ -94,17 +116,21 @@ class SimulatorProcess:
         self._output = bytearray()
         self._stopped = False
         self.command = [part.replace(_PLACEHOLDER, self.address) for part in command]
+        self._reader = threading.Thread(target=self._read_output, name="ppx-output", daemon=True)
         try:
             self._process = self._start()
         except BaseException:
             self._folder.cleanup()
             raise
-        _guard.tell("+", self.pid)
-        if memory_limit is not None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
-                resource.prlimit(self.pid, resource.RLIMIT_AS, (memory_limit, memory_limit))
-        self._reader = threading.Thread(target=self._read_output, name="ppx-output", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+            _guard.add(self.pid, self._folder.name)
+            if memory_limit is not None:
+                with contextlib.suppress(ProcessLookupError):  # it has ended already
+                    resource.prlimit(self.pid, resource.RLIMIT_AS, (memory_limit, memory_limit))
+        except BaseException:
+            self.stop(grace=0.0)
+            raise
 
     @property
     def pid(self) -> int:
@@ -158,8 +184,9 @@ class SimulatorProcess:
         self._signal(signal.SIGKILL)  # what is left of its process group
         if not self._stopped:
             self._stopped = True
-            _guard.tell("-", self.pid)
-        self._reader.join(1.0)
+            _guard.forget(self.pid)
+        if self._reader.ident is not None:  # it was started
+            self._reader.join(1.0)
         self._folder.cleanup()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -169,14 +196,17 @@ class SimulatorProcess:
                 f"cannot start the simulator: no executable file {program!r} (in {Path.cwd()} or on PATH); "
                 "build it, or give its full path"
             )
-        return subprocess.Popen(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PPX_BIND": self.address},
-            start_new_session=True,
-        )
+        try:
+            return subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PPX_BIND": self.address},
+                start_new_session=True,
+            )
+        except OSError as error:  # not a program after all, or no memory or process left
+            raise SimulatorStartError(f"cannot start the simulator {program!r}: {error}") from error
 
     def _read_output(self) -> None:
         assert self._process.stdout is not None

@@ -6,6 +6,7 @@ execution is wasted.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ class _Seat:
         if type(event) is RunResult:
             player.finish(event)
             self.player = None
+            self.worker.expect(math.inf)
             return player.recording
         if type(event) is Error or type(event) is Reset:
             raise _ModelError(self._reason(event))
@@ -173,7 +175,7 @@ class StepwiseRun:
     def abandon(self) -> None:
         """Gives up simulators that are in mid-trace: one that speaks PPX 1.0 only cannot be asked to forget it."""
         for seat in self._seats.values():
-            if seat.player is not None or not seat.worker.ready:
+            if seat.player is not None:
                 seat.worker.discard()
 
     def _busy(self) -> int:
@@ -190,7 +192,11 @@ class StepwiseRun:
             recording = seat.receive()
         except _ModelError as error:
             assert player is not None
+            if (lost := seat.worker.lost()) is not None:  # it was restarted, and knows nothing of the trace
+                self._lose(seat, lost)
+                return
             seat.player = None
+            seat.worker.expect(math.inf)
             self._fail(player, seat.worker, SimulatorFailedError(str(error)))
         except SimulatorError as error:
             self._lose(seat, error)
@@ -219,7 +225,7 @@ class StepwiseRun:
 
     def _watch(self) -> None:
         for seat in list(self._seats.values()):
-            if seat.ask is None and (seat.player is not None or not seat.worker.ready):
+            if seat.ask is None:
                 try:
                     seat.worker.watch()
                 except SimulatorError as error:
@@ -252,6 +258,8 @@ class StepwiseRun:
         del self._seats[seat.worker.socket]
         self._poller.unregister(seat.worker.socket)
         seat.worker.discard()
+        if seat in self._asking:
+            self._asking.remove(seat)
         seat.player = seat.ask = None
 
     def _fail(self, player: Player, worker: Worker, error: SimulatorError) -> None:

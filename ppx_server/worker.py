@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -22,6 +23,20 @@ from ppx_server.transport import Channel
 
 SYSTEM_NAME = "ppx 0.1.0"
 _POLL_MILLISECONDS = 20
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 60.0
+"""How long after a start that failed it is worth trying again, if there are other simulators: doubled every time."""
+
+
+def _identity(greeting: HandshakeResult) -> str:
+    return f"{greeting.model_name!r} with fingerprint {greeting.fingerprint!r}"
+
+
+def _same_model(one: HandshakeResult, other: HandshakeResult) -> bool:
+    return (one.model_name, one.fingerprint, set(one.capabilities)) == (
+        other.model_name,
+        other.fingerprint,
+        set(other.capabilities),
+    )
 
 
 @dataclass(frozen=True)
@@ -73,19 +88,39 @@ class Worker:
         self._process: SimulatorProcess | None = None
         self._channel: Channel | None = None
         self._connection = Connection(Role.CONTROLLER)
-        self._deadline = 0.0
+        self._deadline = math.inf
+        self._greeting: HandshakeResult | None = None
+        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._retry_at = 0.0
 
     # Starting and stopping
 
     def start(self) -> None:
-        """Starts the process if there is one to start, and sends the handshake; drops what there was before."""
+        """Starts the process if there is one to start, and sends the handshake; drops what there was before.
+
+        Raises:
+            SimulatorStartError: The program cannot be executed, or the address is none.
+        """
         self.discard()
+        # Until it is ready, the attempt counts as failed.
+        self._retry_at = time.monotonic() + self._retry_seconds
+        self._retry_seconds = min(2 * self._retry_seconds, _LAST_RETRY_SECONDS)
         if self.config.command:
             self._process = SimulatorProcess(self.config.command, memory_limit=self.config.memory_limit)
         self._channel = Channel(self._context, self._address)
         self._connection = Connection(Role.CONTROLLER)
         self.expect(self.config.start_timeout)
         self.send(Handshake(SYSTEM_NAME, self.config.capabilities))
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is ready or may become so."""
+        return self._channel is not None
+
+    @property
+    def worth_starting(self) -> bool:
+        """Whether the last attempt to start it did not fail just now."""
+        return time.monotonic() >= self._retry_at
 
     def finish_start(self) -> None:
         """Waits for the answer to the handshake.
@@ -94,10 +129,14 @@ class Worker:
             SimulatorStartError: None came before the deadline, the process ended, or the answer makes no sense.
         """
         while not self.ready:
-            self.socket.poll(_POLL_MILLISECONDS)
-            self.receive()
-            if not self.ready:
-                self.watch()
+            self.look_for_greeting()
+
+    def look_for_greeting(self) -> None:
+        """Waits a moment for the answer to the handshake; see `finish_start`."""
+        self.socket.poll(_POLL_MILLISECONDS)
+        self.receive()
+        if not self.ready:
+            self.watch()
 
     def request_stop(self) -> None:
         """Asks the process to end, without waiting for it."""
@@ -130,8 +169,9 @@ class Worker:
 
     @property
     def peer_capabilities(self) -> frozenset[str]:
-        """What both sides can do beyond PPX 1.0."""
-        return self._connection.peer_capabilities & frozenset(self.config.capabilities)
+        """What both sides can do beyond PPX 1.0; known from the first greeting on."""
+        theirs = () if self._greeting is None else self._greeting.capabilities
+        return frozenset(theirs) & frozenset(self.config.capabilities)
 
     def send(self, event: Event) -> None:
         """Sends a message."""
@@ -156,13 +196,25 @@ class Worker:
                 ) from error
             raise SimulatorFailedError(f"{self} broke off: {error}") from error
         if type(event) is HandshakeResult:
-            self.model_name, self.fingerprint = event.model_name, event.fingerprint
-            self.ready = True
+            self._greet(event)
             return None
         return event
 
+    def _greet(self, event: HandshakeResult) -> None:
+        before = self._greeting
+        if before is not None and not _same_model(before, event):
+            raise SimulatorStartError(
+                f"{self} has become another one: it was {_identity(before)}, and is {_identity(event)}; open it anew, "
+                "so that traces of two models are not mixed"
+            )
+        self._greeting = event
+        self.model_name, self.fingerprint = event.model_name, event.fingerprint
+        self.ready = True
+        self.expect(math.inf)
+        self._retry_seconds, self._retry_at = _FIRST_RETRY_SECONDS, 0.0
+
     def expect(self, seconds: float) -> None:
-        """Sets the time within which the next message must come."""
+        """Sets the time within which the next message must come; infinite where none is due."""
         self._deadline = time.monotonic() + seconds
 
     def watch(self) -> None:
@@ -173,24 +225,31 @@ class Worker:
             SimulatorCrashError: The process ended, or the connection was closed.
             SimulatorTimeoutError: The deadline has passed.
         """
-        if self.socket.poll(0):
-            return  # what it has sent comes first
         late = time.monotonic() > self._deadline
-        if self._process is not None and self._process.exit_code() is not None:
-            ended = self._process.describe_end()
-            if not self.ready:
-                raise SimulatorStartError(f"{self} ended before it answered: {ended}")
-            raise SimulatorCrashError(f"{self} crashed in mid-trace: {ended}")
+        # What it has sent comes first, and it may be about to arrive if it was this process that slept.
+        if self.socket.poll(_POLL_MILLISECONDS if late else 0):
+            return
         if not self.ready:
+            if self._process is not None and self._process.exit_code() is not None:
+                ended = self._process.describe_end()
+                raise SimulatorStartError(f"{self} ended before it answered: {ended}")
             if late:
                 raise SimulatorStartError(self._no_answer())
-        elif self._open_channel.disconnected():
-            raise SimulatorCrashError(f"{self} closed the connection in mid-trace{self.output()}")
+        elif (lost := self.lost()) is not None:
+            raise lost
         elif late:
             raise SimulatorTimeoutError(
                 f"{self} sent nothing for {self.config.timeout:g} s; if a trace may take that long, raise "
                 f"`timeout`{self.output()}"
             )
+
+    def lost(self) -> SimulatorCrashError | None:
+        """The error if its process has ended or the connection was closed since it was greeted."""
+        if self._process is not None and self._process.exit_code() is not None:
+            return SimulatorCrashError(f"{self} crashed in mid-trace: {self._process.describe_end()}")
+        if self._open_channel.disconnected():
+            return SimulatorCrashError(f"{self} closed the connection in mid-trace{self.output()}")
+        return None
 
     # Words for errors
 

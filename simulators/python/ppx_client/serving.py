@@ -24,7 +24,7 @@ from ppx_client import local, wire
 from ppx_client.buffers import MalformedError
 from ppx_client.channels import Channel
 from ppx_client.errors import ServeError
-from ppx_client.traces import CAPABILITIES, ERROR, Conversation, Request, Running, Trace, prefix, running
+from ppx_client.traces import BATCH, CAPABILITIES, ERROR, Conversation, Request, Running, Trace, prefix, running
 from ppx_client.values import to_tensor
 from ppx_client.version import __version__
 from ppx_client.wire import Body
@@ -233,7 +233,7 @@ class _Server:
         self._sessions.move_to_end(sender)
         if len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
-        if "batch" in shared:
+        if BATCH in shared:
             # The first batch has a deadline, and loading SciPy takes a while.
             importlib.import_module("ppx_client.sessions")
         system = f"ppx_client {__version__} (Python {platform.python_version()})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,10 +28,7 @@ def model(ppx):
 @pytest.fixture
 def batches(in_process):
     simulator, bounds = in_process(model), np.cumsum([0, 3, 1, 40, 7])
-    made = [
-        simulator.execute(ScriptBatch.empty(1, np.arange(a, b)), None)
-        for a, b in zip(bounds, bounds[1:], strict=False)
-    ]
+    made = [simulator.execute(ScriptBatch.empty(1, np.arange(a, b)), None) for a, b in pairwise(bounds)]
     return [replace(b, log_q=b.log_prob) for b in made]
 
 
@@ -75,9 +73,10 @@ def test_a_batch_that_is_interrupted_half_way_is_not_there(batches, monkeypatch)
             raise KeyboardInterrupt
         return room(self, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Collection, "_room", interrupted)
+    monkeypatch.setattr(Collection, "_room", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         collection.append(batches[2])
+    monkeypatch.setattr(Collection, "_room", room)
     assert_same(collection.traces(), TraceBatch.concatenate(batches[:2]))
     collection.append(batches[3])
     again = TraceBatch.concatenate([*batches[:2], batches[3]])

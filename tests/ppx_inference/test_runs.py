@@ -14,6 +14,7 @@ import ppx_inference
 from ppx_inference import (
     Simulator,
     TrustWarning,
+    chains,
     importance,
     importance_sampling,
     inference_compilation,
@@ -293,6 +294,13 @@ def test_executions_are_counted_as_documented(in_process):
     assert posterior.provenance.num_chains == 10
     assert 0 < posterior.provenance.acceptance_rate < 1
     assert posterior.provenance.traces_per_second > 0
+
+
+def test_by_default_only_long_runs_have_many_chains(in_process):
+    for num_traces, num_chains in ((100, 4), (4000, 8), (8000, 16), (32_000, 16), (64_000, 32), (10**6, 64)):
+        assert chains.default_chains(num_traces) == num_chains
+    posterior = lightweight_mh(in_process(gaussian), {"y": 0.0}, num_traces=3000)
+    assert posterior.provenance.num_chains == 6
 
 
 def test_every_execution_of_a_chain_has_its_own_index(in_process):

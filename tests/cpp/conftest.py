@@ -18,7 +18,15 @@ import zmq
 
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
 from ppx_server import protocol
-from ppx_server.protocol import CAPABILITIES, BatchResult, Connection, Observation, Role, RunBatch, WireAddress
+from ppx_server.protocol import (
+    CAPABILITIES,
+    BatchResult,
+    Connection,
+    Observation,
+    Role,
+    RunBatch,
+    WireAddress,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -24,7 +24,17 @@ from ppx_client import local, wire
 from ppx_client.buffers import MalformedError
 from ppx_client.channels import Channel
 from ppx_client.errors import ServeError
-from ppx_client.traces import BATCH, CAPABILITIES, ERROR, Conversation, Request, Running, Trace, prefix, running
+from ppx_client.traces import (
+    BATCH,
+    CAPABILITIES,
+    ERROR,
+    Conversation,
+    Request,
+    Running,
+    Trace,
+    prefix,
+    running,
+)
 from ppx_client.values import to_tensor
 from ppx_client.version import __version__
 from ppx_client.wire import Body

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,17 @@ def failed_traces(traces: TraceBatch) -> list[FailedTrace]:
     return found
 
 
+def with_lasting_reasons(traces: TraceBatch) -> TraceBatch:
+    """The traces, with reasons that are the same whenever they fail.
+
+    Without the process id and the output of the simulator, which depend on the traces it ran before.
+    """
+    if not traces.failures:
+        return traces
+    failures = {index: _lasting(reason) for index, reason in traces.failures.items()}
+    return replace(traces, failures=failures)
+
+
 @dataclass(frozen=True)
 class FailureReport:
     """What failed in a run.
@@ -120,7 +131,7 @@ class FailureReport:
         lines = [f"{self.num_failed:,} of {self.num_traces:,} traces failed"]
         for kind, count in reasons.most_common(_MOST_REASONS):
             example = next(f for f in self.first if _kind(f.reason) == kind)
-            reason = _first_line(example.reason)
+            reason = _first_line(_lasting(example.reason))
             lines.append(f"  {count:,} x {reason} [first: seed {example.seed}, trace {example.index}]")
         if len(reasons) > _MOST_REASONS:
             lines.append(f"  and {len(reasons) - _MOST_REASONS} more reasons")
@@ -234,6 +245,11 @@ def _nullable(values: NDArray[np.float64]) -> list[float | None]:
 
 def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
+
+
+def _lasting(reason: str) -> str:
+    text = reason.partition("; its last output:")[0]
+    return re.sub(r"\bprocess \d+\b", "its process", text)
 
 
 def _kind(reason: str) -> str:

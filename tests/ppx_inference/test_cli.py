@@ -374,6 +374,9 @@ class TestFailures:
         assert found["tags"] == [{"name": "twice", "visit": 0, "value": 2 * draw["value"], "log_prob": 0}]
         assert found["observations"] == found["results"] == []
 
+        ppx("prior", "-n", "200", "--seed", "1", "--workers", "1", "-o", tmp_path / "other", "--", *command)
+        assert files(tmp_path / "other") == files(store)
+
         crashed = next(i for i in failed if i not in raised)
         for source in (["--seed", "1"], ["--store", store], ["--failures", store / "failures.jsonl"]):
             result = ppx("replay", *source, "-i", crashed, "--", *command)

@@ -27,7 +27,7 @@ from ppx_inference.cli.options import (
     shown,
 )
 from ppx_inference.cli.summary import posterior_document, show_posterior
-from ppx_inference.failures import FailureLog, FailureReport
+from ppx_inference.failures import FailureLog, FailureReport, with_lasting_reasons
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, Reporter, reporting
 from ppx_inference.simulator import Simulator
@@ -186,7 +186,7 @@ class _Writer:
     def append(self, batch: TraceBatch) -> None:
         """Appends a batch as soon as the one before it is written."""
         self._wait()
-        self._pending = self._thread.submit(self._write, batch)
+        self._pending = self._thread.submit(self._write, with_lasting_reasons(batch))
 
     def close(self) -> None:
         """Flushes what was appended."""

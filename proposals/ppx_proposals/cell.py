@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
 from ppx_proposals.batching import (
-    CATEGORICAL,
-    CONTINUOUS,
     NUM_FEATURES,
-    ORDERED,
     Z_FEATURE,
     ordered_feature,
     proper_interval,
@@ -28,6 +25,7 @@ from ppx_proposals.batching import (
 from ppx_proposals.config import NetworkConfig
 from ppx_proposals.entries import Entries, Ints
 from ppx_proposals.heads import NARROW, SMALLEST
+from ppx_proposals.vocabulary import CATEGORICAL, CONTINUOUS, ORDERED
 from ppx_proposals.weights import Single, Weights
 from ppx_server.distributions import FAMILY_BY_CODE
 from ppx_server.trace import Params
@@ -54,12 +52,16 @@ class State(NamedTuple):
     @classmethod
     def fresh(cls, num_traces: int, size: int) -> State:
         """Traces that have made no draw."""
-        h = np.zeros((num_traces, size), np.float32)
-        return cls(h, h, np.zeros(num_traces, np.int64), np.zeros(num_traces, np.float32))
+        h, c = np.zeros((num_traces, size), np.float32), np.zeros((num_traces, size), np.float32)
+        return cls(h, c, np.zeros(num_traces, np.int64), np.zeros(num_traces, np.float32))
 
     def take(self, rows: Ints | NDArray[np.bool_]) -> State:
-        """Chosen traces."""
+        """Chosen traces, as a copy."""
         return State(self.h[rows], self.c[rows], self.before[rows], self.feature[rows])
+
+    def put(self, rows: Ints, state: State) -> None:
+        """Replaces chosen traces."""
+        self.h[rows], self.c[rows], self.before[rows], self.feature[rows] = state
 
 
 class Chosen(NamedTuple):
@@ -139,11 +141,10 @@ class Cell:
         column = which + len(self._matrix)
         inputs[rows, column] = 1.0
         inputs[rows, column + len(pairs)] = state.feature
-        return inputs @ np.concatenate([self._matrix, constant, entries.slope[before]])
+        matrix: Single = np.concatenate([self._matrix, constant, entries.slope[before]])
+        return np.matmul(inputs, matrix, out=np.empty((len(entry), matrix.shape[1]), np.float32))
 
-    def choose(
-        self, h: Single, entry: Ints, params: Params, params_id: NDArray[np.integer], normals: Floats
-    ) -> Chosen:
+    def choose(self, h: Single, entry: Ints, params: Params, params_id: Ints, normals: Floats) -> Chosen:
         """Draws from the proposal, or where the proposal does not know the draw from the prior.
 
         Args:
@@ -269,7 +270,7 @@ class Cell:
         return defended
 
     def forced(
-        self, entry: Ints, value: Floats, z: Floats, params: Params, params_id: NDArray[np.int32]
+        self, entry: Ints, value: Floats, z: Floats, params: Params, params_id: Ints
     ) -> tuple[Ints, Single]:
         """What draws that the guide did not choose leave to the next ones: `before` and features, each `(n,)`.
 

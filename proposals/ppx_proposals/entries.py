@@ -184,8 +184,12 @@ class Entries:
             table = weights.categories[first : first + num_categories]
             rows = np.concatenate([rows, before + table[:, :a]])
             self._categories[len(self)] = np.ascontiguousarray(table[:, a:-1].T), table[:, -1]
-        self._gates.add((weights.gates + current @ weights.from_current)[None])
-        self._head.add((layer[0] + current @ layer[2])[None])
-        self._before.add(rows @ weights.from_previous)
-        self._slope.add(np.repeat((slope @ weights.from_previous)[None], len(rows), axis=0))
+        self._gates.add(_row(weights.gates + current @ weights.from_current))
+        self._head.add(_row(layer[0] + current @ layer[2]))
+        self._before.add((rows @ weights.from_previous).astype(np.float32))
+        self._slope.add(np.repeat(_row(slope @ weights.from_previous), len(rows), axis=0))
         self._numbers.add(np.array([number]))
+
+
+def _row(values: NDArray[np.floating]) -> Single:
+    return values[None].astype(np.float32, copy=False)

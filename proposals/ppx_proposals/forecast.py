@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ppx_server.address import Address, AddressTable
 from ppx_server.distributions import FAMILIES, Kind
-from ppx_server.trace import DrawFlag, Status, TraceBatch
+from ppx_server.trace import Status, TraceBatch
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -72,12 +72,14 @@ def heads(traces: TraceBatch) -> Ints:
     same[1:] = (np.diff(traces.address_id) == 0) & (np.diff(traces.instance) == 0)
     starts = traces.offsets[:-1]
     same[starts[starts < len(rows)]] = False
-    return np.maximum.accumulate(np.where(same, 0, rows))
+    first: Ints = np.maximum.accumulate(np.where(same, 0, rows))
+    return first
 
 
 def sites(traces: TraceBatch, rows: Ints) -> Ints:
     """Sites of the draws in the given rows."""
-    return 2 * traces.address_id[rows].astype(np.int64) + ((traces.flags[rows] & DrawFlag.CONTROLLED) != 0)
+    site: Ints = 2 * traces.address_id[rows].astype(np.int64) + traces.controlled[rows]
+    return site
 
 
 def outcomes(discrete: NDArray[np.bool_], value: Floats) -> Ints:

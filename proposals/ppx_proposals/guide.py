@@ -64,16 +64,14 @@ class NetworkGuide:
         self._begin(num_traces)
 
     def _begin(self, num_traces: int) -> None:
-        fresh = State.fresh(num_traces, self.cell.size)
-        self._state = fresh._replace(c=fresh.h.copy())
+        self._state = State.fresh(num_traces, self.cell.size)
         # Address id, visit and element of the draw before, per slot.
         self._last = np.full((num_traces, 3), -1)
 
     def restart(self, slot: int) -> None:
         """See `Guide.restart`."""
         self._last[slot] = -1
-        for column in self._state:
-            column[slot] = 0
+        self._state.put(np.array([slot]), State.fresh(1, self.cell.size))
 
     def choose(self, asks: Sequence[Ask], normals: Double) -> Sequence[Choice]:
         """See `Guide.choose`. Unknown addresses are drawn from the prior."""
@@ -89,8 +87,7 @@ class NetworkGuide:
         with np.errstate(all="ignore"):  # weights that are not finite end in draws from the prior
             h, c = self.cell.advance(self._state.take(slots), entry, instance, element)
             chosen = self.cell.choose(h, entry, params, np.arange(len(asks)), normals)
-        for column, values in zip(self._state, (h, c, chosen.before, chosen.feature), strict=True):
-            column[slots] = values
+        self._state.put(slots, State(h, c, chosen.before, chosen.feature))
         self._last[slots] = np.stack([address_id, instance, element], axis=1)
         self.count(entry)
         return [

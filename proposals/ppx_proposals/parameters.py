@@ -93,7 +93,8 @@ def same_vectors(a: Params, i: Ints, b: Params, j: Ints) -> NDArray[np.bool_]:
     within = np.arange(len(pair)) - np.repeat(np.cumsum(size[rows]) - size[rows], size[rows])
     differs = a.data[a.offsets[i[pair]] + within] != b.data[b.offsets[j[pair]] + within]
     same[pair[differs]] = False
-    return same[inverse]
+    result: NDArray[np.bool_] = same[inverse]
+    return result
 
 
 def _select(params: Params, ids: Ints) -> Params:

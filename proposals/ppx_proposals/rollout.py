@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ppx_proposals.batching import CATEGORICAL, ORDERED
 from ppx_proposals.cell import Cell, Chosen, State
 from ppx_proposals.entries import Ints
 from ppx_proposals.forecast import NONE, Forecast, Past, is_discrete, outcomes
 from ppx_proposals.parameters import ParameterMemory, concatenate
+from ppx_proposals.vocabulary import CATEGORICAL, ORDERED
 from ppx_proposals.weights import Single
 from ppx_server.address import AddressTable
 from ppx_server.distributions import FAMILIES
@@ -340,7 +340,8 @@ class Numbers:
                 self._room[group, : self._next] = self._normals(self._slots[group], start, self._next)
                 self._first[group], self._count[group] = start, self._next
             self._next = min(2 * self._next, _MOST_NUMBERS)
-        return self._room[rows, ordinal - self._first[rows]]
+        numbers: Floats = self._room[rows, ordinal - self._first[rows]]
+        return numbers
 
 
 def assemble(steps: list[_Step], begin: Ints, state: State, params: Params, settled: Floats) -> Rollout:

@@ -14,17 +14,17 @@ Letters: n traces, N draws of all of them, r open draws.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppx_proposals.batching import CATEGORICAL, ORDERED
 from ppx_proposals.cell import Cell, State
 from ppx_proposals.entries import Ints
 from ppx_proposals.forecast import heads
 from ppx_proposals.parameters import ParameterMemory, concatenate, same_vectors
 from ppx_proposals.rollout import Rollout
+from ppx_proposals.vocabulary import CATEGORICAL, ORDERED
 from ppx_proposals.weights import Single
 from ppx_server.trace import DrawFlag, TraceBatch
 
@@ -58,7 +58,7 @@ class Parts:
             starts = np.cumsum(rollout.begin) - rollout.begin
             self._settled[members] = starts[rows] + self._settled_shift[number]
 
-    def column(self, name: str) -> NDArray[np.generic]:
+    def column(self, name: str) -> NDArray[Any]:
         """A column of the choices of all rollouts."""
         columns = [getattr(r, name) for r in self._rollouts]
         return columns[0] if len(columns) == 1 else np.concatenate(columns)
@@ -86,12 +86,9 @@ class Parts:
     def after(self, trace: Ints, steps: Ints, size: int) -> State:
         """States of given traces after they took so many steps."""
         state = State.fresh(len(trace), size)
-        state = State(state.h, state.c.copy(), state.before, state.feature)
         for number, rollout in enumerate(self._rollouts):
             among = np.flatnonzero(self._part[trace] == number)
-            part = rollout.after(self._row[trace[among]], steps[among])
-            for column, values in zip(state, part, strict=True):
-                column[among] = values
+            state.put(among, rollout.after(self._row[trace[among]], steps[among]))
         return state
 
 
@@ -110,7 +107,7 @@ class Layout:
         self.ordinal = np.arange(len(self.trace)) - traces.offsets[self.trace]
         self.head = heads(traces)
         self.pending = (traces.flags & DrawFlag.PENDING) != 0
-        self.controlled = (traces.flags & DrawFlag.CONTROLLED) != 0
+        self.controlled = traces.controlled
         self.executed = traces.length - np.bincount(self.trace[self.pending], minlength=len(traces))
 
 
@@ -139,16 +136,17 @@ class _Open(NamedTuple):
         row: Rows of the traces.
         trace: Which trace.
         step: Number within its trace, from 0.
-        count: `(n,)` open draws of each trace.
-        entry, element: The draw.
+        num_open: `(n,)` open draws of each trace.
+        entry, instance, element: The draw.
         params_id: Rows of the traces' parameters.
     """
 
     row: Ints
     trace: Ints
     step: Ints
-    count: Ints
+    num_open: Ints
     entry: Ints
+    instance: Ints
     element: Ints
     params_id: Ints
 
@@ -171,7 +169,7 @@ def settle(cell: Cell, memory: ParameterMemory, parts: Parts, traces: TraceBatch
 
     stands, first_bad = _first_wrong(draws, exact)
     holds = layout.executed.copy()
-    bad = np.flatnonzero(stands < draws.count)
+    bad = np.flatnonzero(stands < draws.num_open)
     wrong = first_bad[bad]
     holds[bad] = ordinal[draws.row[wrong]]
     result = np.zeros(len(trace))
@@ -190,10 +188,9 @@ def settle(cell: Cell, memory: ParameterMemory, parts: Parts, traces: TraceBatch
         ratio, left, feature = _weigh(cell, h, draws, again, traces)
         result[draws.row[again]] = ratio
         after = parts.after(which, stands[which] + 1, cell.size)
-        state.h[which], state.c[which] = after.h, after.c
-        state.before[which], state.feature[which] = left, feature
+        state.put(which, State(after.h, after.c, left, feature))
         following = np.minimum(again + 1, len(draws.row) - 1)
-        more = stands[which] + 1 < draws.count[which]
+        more = stands[which] + 1 < draws.num_open[which]
         holds[which] = np.where(more, ordinal[draws.row[following]], layout.executed[which])
         good[again] = True
 
@@ -204,7 +201,7 @@ def settle(cell: Cell, memory: ParameterMemory, parts: Parts, traces: TraceBatch
     new = reached[~same_params[reached]]
     memory.learn(
         draws.entry[new],
-        traces.instance[draws.row[new]],
+        draws.instance[new],
         draws.element[new],
         traces.params,
         draws.params_id[new],
@@ -222,7 +219,8 @@ def _open(cell: Cell, traces: TraceBatch, layout: Layout, begin: Ints) -> _Open:
         row=row,
         trace=trace,
         step=np.arange(len(row)) - (np.cumsum(count) - count)[trace],
-        count=count,
+        num_open=count,
+        instance=traces.instance[row].astype(np.int64),
         entry=cell.entries.find(traces.address_id[row], num_params),
         element=row - layout.head[row],
         params_id=params_id,
@@ -239,7 +237,7 @@ def _same_draw(draws: _Open, parts: Parts, traces: TraceBatch, layout: Layout) -
         there
         & (parts.column("ordinal")[at] == layout.ordinal[draws.row])
         & (parts.column("entry")[at] == draws.entry)
-        & (parts.column("instance")[at] == traces.instance[draws.row])
+        & (parts.column("instance")[at] == draws.instance)
         & (parts.column("element")[at] == draws.element)
     )
     return same, at
@@ -247,10 +245,10 @@ def _same_draw(draws: _Open, parts: Parts, traces: TraceBatch, layout: Layout) -
 
 def _first_wrong(draws: _Open, exact: Flags) -> tuple[Ints, Ints]:
     """How many open draws of each trace are as foreseen up to the first that is not, and the number of that one."""
-    stands = draws.count.copy()
+    stands = draws.num_open.copy()
     wrong = np.flatnonzero(~exact)[::-1]
     stands[draws.trace[wrong]] = draws.step[wrong]  # in reverse, so that the first one stays
-    return stands, np.cumsum(draws.count) - draws.count + stands
+    return stands, np.cumsum(draws.num_open) - draws.num_open + stands
 
 
 def _weigh(
@@ -274,16 +272,14 @@ def follow(cell: Cell, traces: TraceBatch, layout: Layout, chosen: Ints) -> Stat
     draws = _open(cell, traces, layout, np.zeros(len(traces), np.int64))
     forced = ~layout.pending[draws.row]
     state = State.fresh(len(traces), cell.size)
-    h, c, before, feature = state.h.copy(), state.c.copy(), state.before, state.feature
     wanted = np.zeros(len(traces), np.bool_)
     wanted[chosen] = True
     forced &= wanted[draws.trace]
     for step in range(int(draws.step[forced].max(initial=-1)) + 1):
         now = np.flatnonzero(forced & (draws.step == step))
         which, rows = draws.trace[now], draws.row[now]
-        state = State(h[which], c[which], before[which], feature[which])
-        h[which], c[which] = cell.advance(state, draws.entry[now], traces.instance[rows], draws.element[now])
-        before[which], feature[which] = cell.forced(
-            draws.entry[now], traces.value[rows], traces.z[rows], traces.params, draws.params_id[now]
-        )
-    return State(h, c, before, feature).take(chosen)
+        entry = draws.entry[now]
+        h, c = cell.advance(state.take(which), entry, draws.instance[now], draws.element[now])
+        left = cell.forced(entry, traces.value[rows], traces.z[rows], traces.params, draws.params_id[now])
+        state.put(which, State(h, c, *left))
+    return state.take(chosen)

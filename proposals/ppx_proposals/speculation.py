@@ -61,6 +61,11 @@ class SpeculativeNetworkGuide:
         """How many draws of each address came from the prior, because the network does not know it."""
         return self._guide.fallbacks
 
+    @property
+    def num_open(self) -> int:
+        """Choices whose states are kept, because it is not known yet what became of them."""
+        return sum(len(rollout.entry) for rollout in self._rollouts.values())
+
     def begin(self, num_traces: int, addresses: AddressTable) -> None:
         """See `Guide.begin`.
 
@@ -155,9 +160,7 @@ class SpeculativeNetworkGuide:
             unheard
         ):  # what was done before the guide was asked for the first time was forced by the script
             settled.holds[unheard] = layout.executed[unheard]
-            followed = follow(cell, traces, layout, unheard)
-            for column, values in zip(settled.state, followed, strict=True):
-                column[unheard] = values
+            settled.state.put(unheard, follow(cell, traces, layout, unheard))
         self._guide.count(settled.entry)
         chosen = np.zeros(len(traces), np.bool_)
         chosen[:: max(len(traces) // _LEARNT_FROM, 1)] = True

@@ -33,7 +33,10 @@ class InProcess:
 
     Attributes:
         rounds: How often such a guide was asked.
+        failure: `ModelError`.
     """
+
+    failure: type[Exception]
 
     def __init__(self, model: Model, *, asks: int = 3, waves: int = 2) -> None:
         self.addresses = AddressTable()
@@ -176,6 +179,7 @@ def _given(observations: Observations | None) -> ObservationSet | None:
     return None if observations is None else ObservationSet.of(observations)
 
 
+InProcess.failure = ModelError
 _PENDING = int(DrawFlag.CONTROLLED | DrawFlag.PENDING)
 
 

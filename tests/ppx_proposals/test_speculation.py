@@ -1,0 +1,493 @@
+"""Speculation: choosing ahead gives the draws and weights of answering draw by draw, whatever is foreseen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ppx_proposals import settling
+from ppx_proposals.batching import encode
+from ppx_proposals.config import NetworkConfig
+from ppx_proposals.forecast import NONE, Forecast, Past, TableForecast, Transitions
+from ppx_proposals.guide import NetworkGuide
+from ppx_proposals.observations import ObservationLayout
+from ppx_proposals.parameters import ParameterMemory, same_vectors
+from ppx_proposals.proposal import Proposal
+from ppx_proposals.rollout import Rollout
+from ppx_proposals.speculation import SpeculativeNetworkGuide
+from ppx_proposals.vocabulary import Vocabulary
+from ppx_server.address import Address, AddressTable
+from ppx_server.philox import Stream, normals
+from ppx_server.protocol import Event, Observe, Sample, WireDistribution
+from ppx_server.script import Ask, Otherwise, ScriptBatch
+from ppx_server.trace import Params, Status, TraceBatch, segment_sum
+
+CONFIG = NetworkConfig(lstm_size=24, head_size=16, mixture_components=4, address_size=8, observation_size=8)
+NUM_TRACES = 60
+
+
+def _draw(name: str, family: str, *params: object, control: bool = True) -> Sample:
+    return Sample(name, name, WireDistribution(family, params), control)  # type: ignore[arg-type]
+
+
+def _observe(name: str, mean: float, stddev: float) -> Observe:
+    return Observe(name, name, WireDistribution("Normal", (mean, stddev)), None)
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+def changing() -> Generator[Event, float, None]:
+    """Discrete draws whose parameters depend on the draws before them, each followed by others."""
+    x = yield _draw("x", "Normal", 0.0, 1.0)
+    c = yield _draw("c", "Categorical", np.array([_sigmoid(x), _sigmoid(-x)]))
+    n = yield _draw("n", "Poisson", math.exp(0.5 * x + c))
+    b = yield _draw("b", "Bernoulli", _sigmoid(x - 0.3 * n))
+    fixed = yield _draw("fixed", "Categorical", np.array([0.3, 0.3, 0.4]))
+    y = yield _draw("y", "Normal", x + n, 1.0 + b)
+    m = yield _draw("m", "Binomial", float(int(n) + 2), 0.4)
+    yield _observe("o", y + m + fixed, 1.0)
+
+
+def intervening() -> Generator[Event, float, None]:
+    """Draws that nobody chooses, of varying number, between those that the guide chooses."""
+    k = yield _draw("k", "Categorical", np.array([0.5, 0.3, 0.2]))
+    for _ in range(int(k)):
+        yield _draw("noise", "Normal", 0.0, 1.0, control=False)
+    x = yield _draw("x", "Normal", 0.0, 1.0)
+    if x > 0.3:
+        yield _draw("noises", "Normal", np.zeros(3), np.ones(3), control=False)
+    y = yield _draw("x", "Normal", x, 1.0)
+    s = yield _draw("s", "Bernoulli", 0.5, control=False)
+    z = (yield _draw("z", "Gamma", 2.0, 1.0)) if s else (yield _draw("zz", "Exponential", 1.0))
+    yield _observe("o", x + y + z, 1.0)
+
+
+def arrays() -> Generator[Event, object, None]:
+    """Array draws of every kind, with parameters that differ between elements and depend on draws before."""
+    w = yield _draw("w", "Normal", np.zeros((2, 2)), np.array([[1.0, 2.0], [3.0, 4.0]]))
+    counts = yield _draw("counts", "Poisson", np.array([1.0, 5.0, 9.0]))
+    probs = np.array([[0.2, 0.8, 0.0], [0.5, 0.25, 0.25]])
+    which = yield _draw("which", "Categorical", probs)
+    total = float(np.sum(w))  # type: ignore[arg-type]
+    rates = np.exp(np.array([0.1, 0.2, -0.1]) * total)
+    more = yield _draw("more", "Poisson", rates)
+    again = yield _draw("w", "Normal", np.full((2, 2), total), np.ones((2, 2)))
+    result = total + sum(float(np.sum(v)) for v in (counts, which, more, again))  # type: ignore[arg-type]
+    yield _observe("o", result, 3.0)
+
+
+def looping() -> Generator[Event, float, None]:
+    """A fixed loop, a loop whose length is drawn, and a rejection loop."""
+    total = 0.0
+    for _ in range(5):
+        total += yield _draw("step", "Normal", 0.0, 0.5)
+    length = yield _draw("length", "Poisson", 2.0)
+    for _ in range(int(length)):
+        total += yield _draw("extra", "Normal", total, 0.5)
+    while (yield _draw("u", "Uniform", -1.0, 1.0)) > 0.2:
+        pass
+    yield _observe("o", total, 1.0)
+
+
+MODELS: dict[str, Callable[[], Generator[Event, object, None]]] = {
+    "changing": changing,  # type: ignore[dict-item]
+    "intervening": intervening,  # type: ignore[dict-item]
+    "arrays": arrays,
+    "looping": looping,  # type: ignore[dict-item]
+}
+OBSERVED = {
+    "marsaglia": {"y": 2.0, ("y", 1): 2.5},
+    "branching": {"total": 3.0, "sometimes": 5.0, "grid": np.ones((3, 4, 5))},
+}
+
+
+class Nothing:
+    """Foresees nothing."""
+
+    def begin(self, addresses: AddressTable) -> None:
+        self.addresses = addresses
+
+    def next(self, past: Past):  # type: ignore[no-untyped-def]
+        return np.full(len(past.site), NONE), np.zeros(len(past.site))
+
+    def observe(self, transitions: Transitions) -> None:
+        assert (transitions.site < 2 * len(self.addresses)).all()
+
+
+class Wrong(Nothing):
+    """Is sure that the draw before comes again."""
+
+    def next(self, past: Past):  # type: ignore[no-untyped-def]
+        return np.where(past.site == NONE, 1, past.site), np.ones(len(past.site))
+
+
+class Random(Nothing):
+    """Guesses any address, chosen or not, draw or not."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(1)
+
+    def next(self, past: Past):  # type: ignore[no-untyped-def]
+        n = len(past.site)
+        return self.rng.integers(-1, 2 * len(self.addresses), n), np.full(n, 0.9)
+
+
+@pytest.fixture
+def build(simulator, models):  # type: ignore[no-untyped-def]
+    """A simulator, a proposal far from the prior, and observations, for a model by name."""
+
+    def build(name: str, waves: int = 2):  # type: ignore[no-untyped-def]
+        model = MODELS.get(name) or models[name]
+        sim = simulator(model, waves=waves)
+        prior = sim.execute(ScriptBatch.empty(1, np.arange(150)), None)
+        given = OBSERVED.get(name, {"o": 2.0})
+        return sim, _proposal(prior, sorted({k if isinstance(k, str) else k[0] for k in given})), given
+
+    return build
+
+
+def _proposal(prior: TraceBatch, observed: list[str], noise: float = 0.2) -> Proposal:
+    layout = ObservationLayout.from_traces(prior, observed)
+    proposal = Proposal.create(layout, CONFIG, device=torch.device("cpu"))
+    vocabulary = Vocabulary()
+    encode(prior, vocabulary, grow=True)
+    proposal.grow(vocabulary.keys)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in proposal.network.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * noise)
+    return proposal
+
+
+def _ahead(proposal: Proposal, given, forecast: Forecast | None = None) -> SpeculativeNetworkGuide:  # type: ignore[no-untyped-def]
+    guide = proposal.guide(given, speculation=False)
+    assert isinstance(guide, NetworkGuide)
+    return SpeculativeNetworkGuide(guide, forecast or TableForecast())
+
+
+def _guided(sim, given, guide, count: int = NUM_TRACES) -> TraceBatch:  # type: ignore[no-untyped-def]
+    return sim.execute(ScriptBatch.empty(2, np.arange(count), Otherwise.ASK), given, guide)  # type: ignore[no-any-return]
+
+
+def _assert_same(ours: TraceBatch, theirs: TraceBatch) -> None:
+    np.testing.assert_array_equal(ours.status, theirs.status)
+    np.testing.assert_array_equal(ours.offsets, theirs.offsets)
+    for name in ("address_id", "instance", "flags"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours.log_q - ours.log_prob, theirs.log_q - theirs.log_prob, atol=2e-3)
+    np.testing.assert_allclose(ours.log_weight, theirs.log_weight, rtol=1e-3, atol=2e-3)
+
+
+ALL = [*MODELS, *OBSERVED]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("waves", [1, 3])
+def test_choosing_ahead_gives_the_draws_and_weights_of_answering(build, name: str, waves: int) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build(name, waves)
+    answered = _guided(sim, given, proposal.guide(given, speculation=False))
+    guide = _ahead(proposal, given)
+    ahead = _guided(sim, given, guide)
+    _assert_same(ahead, answered)
+    assert guide.num_asks == int(ahead.controlled.sum())
+    assert guide.num_open == 0
+    # Once more, with a forecast that has learnt.
+    rounds, sim.rounds = sim.rounds, 0
+    _assert_same(_guided(sim, given, guide), answered)
+    assert sim.rounds <= rounds
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weights_are_those_of_the_network(build, name: str) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build(name)
+    guide = _ahead(proposal, given)
+    for _ in range(2):
+        traces = _guided(sim, given, guide)
+        expected = proposal.log_ratio(traces, given)
+        assert np.abs(expected).max() > 0.3
+        np.testing.assert_allclose(traces.log_q - traces.log_prob, expected, atol=1e-4)
+
+
+def test_weights_depend_on_the_check_of_parameters(build, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Negative control of the test above."""
+    monkeypatch.setattr(settling, "same_vectors", lambda a, i, b, j: np.ones(len(i), np.bool_))
+    sim, proposal, given = build("changing")
+    guide = _ahead(proposal, given)
+    _guided(sim, given, guide)  # it learns what to foresee
+    traces = _guided(sim, given, guide)
+    wrong = np.abs(traces.log_q - traces.log_prob - proposal.log_ratio(traces, given)) > 1e-4
+    assert wrong.sum() > 20
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("forecast", [Nothing, Wrong, Random])
+def test_a_bad_forecast_costs_rounds_only(build, name: str, forecast: type[Nothing]) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build(name)
+    good = _ahead(proposal, given)
+    _guided(sim, given, good)
+    sim.rounds = 0
+    expected = _guided(sim, given, good)
+    rounds, sim.rounds = sim.rounds, 0
+    _assert_same(_guided(sim, given, _ahead(proposal, given, forecast())), expected)
+    if forecast is not Wrong:  # it is right about loops
+        assert sim.rounds > rounds
+
+
+def test_unknown_addresses_come_from_the_prior(build) -> None:  # type: ignore[no-untyped-def]
+    for name, unknown in (("changing", ("c", "n", "y")), ("arrays", ("counts", "which"))):
+        sim, full, given = build(name)
+        known = [key for key in full.addresses if key.address not in unknown]
+        proposal = Proposal(full.network, Vocabulary(known), full.layout, device=full.device)
+        answering = proposal.guide(given, speculation=False)
+        answered = _guided(sim, given, answering)
+        guide = _ahead(proposal, given)
+        ahead = _guided(sim, given, guide)
+        _assert_same(ahead, answered)
+        np.testing.assert_allclose(ahead.log_q - ahead.log_prob, proposal.log_ratio(ahead, given), atol=1e-4)
+        assert guide.fallbacks == answering.fallbacks
+        assert set(guide.fallbacks) == set(unknown)
+
+
+def test_broken_weights_still_give_draws(build) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build("changing")
+    with torch.no_grad():
+        proposal.network.lstm.bias_ih_l0.fill_(float("nan"))
+    traces = _guided(sim, given, _ahead(proposal, given))
+    np.testing.assert_array_equal(traces.log_q, traces.log_prob)
+
+
+@pytest.mark.parametrize("by_z", [False, True])
+@pytest.mark.parametrize("name", ["changing", "arrays", "intervening", "looping"])
+def test_choices_of_the_script_come_first_and_weigh_nothing(build, name: str, by_z: bool) -> None:  # type: ignore[no-untyped-def]
+    """The network sees them, as `Proposal.log_ratio` does."""
+    sim, proposal, given = build(name)
+    prior = sim.execute(ScriptBatch.empty(7, np.arange(NUM_TRACES)), given)
+    forced = ScriptBatch.replay(prior, by_z=by_z)
+    # The first controlled draws of each trace: none for the first, one for the second, ...
+    kept = [
+        np.flatnonzero(prior.controlled[a:b])[: k % 5] + a
+        for k, (a, b) in enumerate(zip(prior.offsets[:-1], prior.offsets[1:], strict=True))
+    ]
+    rows = np.concatenate(kept)
+    scripts = replace(
+        forced,
+        seed=2,
+        otherwise=Otherwise.ASK,
+        offsets=np.cumsum([0, *map(len, kept)]),
+        **{n: getattr(forced, n)[rows] for n in ("address_id", "instance", "value", "z")},
+    )
+    traces = sim.execute(scripts, given, _ahead(proposal, given))
+    guided = (traces.flags & 4) != 0
+    own = segment_sum((traces.controlled & ~guided).astype(float), traces.offsets)
+    np.testing.assert_array_equal(own, np.minimum(list(map(len, kept)), own))
+    assert own.max() == 4
+    ratio = traces.log_q - traces.log_prob
+    assert not ratio[~guided].any()
+    np.testing.assert_allclose(ratio[guided], proposal.log_ratio(traces, given)[guided], atol=1e-4)
+
+
+def test_a_trace_that_only_fails_on_a_wrong_track_does_not_fail(simulator) -> None:  # type: ignore[no-untyped-def]
+    """Draws behind one that does not hold are nobody's: a model that fails there has not failed."""
+
+    def failing() -> Generator[Event, float, None]:
+        x = yield _draw("x", "Normal", 0.0, 1.0)
+        sure = float(x > 0.0)
+        c = yield _draw("c", "Categorical", np.array([sure, 1.0 - sure]))
+        n = yield _draw("n", "Binomial", 1.0 + 4.0 * sure, 0.5)
+        if (c == 0.0) != (x > 0.0) or n > 1.0 + 4.0 * sure:
+            raise simulator.failure("impossible")
+        y = yield _draw("y", "Normal", x, 1.0)
+        if y > 1.5:
+            raise simulator.failure("too large")
+        yield _draw("z", "Normal", 0.0, 1.0)
+        yield _observe("o", y, 1.0)
+
+    sim = simulator(failing)
+    prior = sim.follow(ScriptBatch.empty(1, np.arange(100)), None)
+    proposal = _proposal(prior.select(prior.status == Status.OK), ["o"])
+    given = {"o": 0.5}
+    guide = _ahead(proposal, given)
+    for _ in range(2):
+        traces = _guided(sim, given, guide)
+        failed = traces.status == Status.FAILED
+        assert 5 < failed.sum() < 40
+        y = traces.value[traces.offsets[:-1] + 3]
+        np.testing.assert_array_equal(failed, y > 1.5)
+        assert set(traces.failures.values()) == {"too large"}
+    assert guide.num_open == 0
+
+
+def test_a_restarted_trace_begins_again(build) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build("changing")
+    answered = _guided(sim, given, proposal.guide(given, speculation=False))
+    guide = _ahead(proposal, given)
+    _guided(sim, given, guide)
+    slots = np.arange(10)
+
+    def numbers(slots, start: int, count: int):  # type: ignore[no-untyped-def]
+        columns = [normals(2, slots, count, start=start, stream=s) for s in (Stream.DRAWS, Stream.PROPOSALS)]
+        return np.stack(columns, axis=-1)
+
+    guide.begin(10, sim.addresses)
+    first = guide.speculate(slots, None, numbers)
+    assert guide.num_open == len(first.z)
+    guide.restart(3)
+    again = guide.speculate(slots[3:4], None, numbers)
+    np.testing.assert_allclose(again.z, first.z[first.offsets[3] : first.offsets[4]], atol=1e-5)
+    # A guide that answers does so too.
+    plain = proposal.guide(given, speculation=False)
+    plain.begin(1, sim.addresses)
+    z = []
+    for _ in range(2):
+        ask = Ask(0, int(answered.address_id[0]), 0, (0.0, 1.0))
+        z.append(plain.choose([ask], numbers(np.array([0]), 0, 1)[:, 0])[0].z)
+        plain.restart(0)
+    assert z[0] == z[1]
+
+
+def correlated() -> Generator[Event, float, None]:
+    """x ~ N(0, 1), c ~ Bernoulli as a categorical with odds exp(3 x), o ~ N(c, 1/2)."""
+    x = yield _draw("x", "Normal", 0.0, 1.0)
+    c = yield _draw("c", "Categorical", np.array([_sigmoid(-3.0 * x), _sigmoid(3.0 * x)]))
+    yield _observe("o", c, 0.5)
+
+
+def _error_of_x(simulator) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+    """Error of E[x | o = 1.2], and four standard errors."""
+    x = np.linspace(-8, 8, 4001)
+    p = 1.0 / (1.0 + np.exp(-3.0 * x))
+    density = np.exp(-0.5 * x**2) * (p * math.exp(-0.5 * 0.4**2) + (1 - p) * math.exp(-0.5 * 2.4**2))
+    exact = float((x * density).sum() / density.sum())
+    sim = simulator(correlated)
+    prior = sim.execute(ScriptBatch.empty(1, np.arange(100)), None)
+    guide = _ahead(_proposal(prior, ["o"], noise=0.1), {"o": 1.2})
+    _guided(sim, {"o": 1.2}, guide, 20)  # it learns what to foresee
+    traces = _guided(sim, {"o": 1.2}, guide, 1500)
+    value = traces.value[traces.offsets[:-1]]
+    weight = np.exp(traces.log_weight)
+    weight /= weight.sum()
+    mean = float((weight * value).sum())
+    stddev = math.sqrt(float((weight * (value - mean) ** 2).sum()))
+    return abs(mean - exact), 4.0 * stddev * math.sqrt(float((weight**2).sum()))
+
+
+def test_posterior_is_exact_where_parameters_depend_on_draws(simulator, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    error, tolerance = _error_of_x(simulator)
+    assert tolerance < 0.2
+    assert error < tolerance
+    # Negative control: a guide that takes foreseen parameters for the actual ones is noticed.
+    by_coordinate = Rollout.tails
+
+    def by_value(rollout, address_id):  # type: ignore[no-untyped-def]
+        return by_coordinate(rollout, address_id) | {"value": rollout.value}
+
+    monkeypatch.setattr(Rollout, "tails", by_value)
+    monkeypatch.setattr(settling, "same_vectors", lambda a, i, b, j: np.ones(len(i), np.bool_))
+    error, tolerance = _error_of_x(simulator)
+    assert error > tolerance
+
+
+def test_posterior_of_the_gaussian_is_exact(build) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build("marsaglia")
+    # mu ~ N(1, 5), two observations with variance 2.
+    precision = 1 / 5 + 2 / 2
+    exact = (1.0 / 5 + (2.0 + 2.5) / 2) / precision
+    traces = _guided(sim, given, _ahead(proposal, given), 1500)
+    last = traces.offsets[1:] - 1
+    u, v = traces.value[last - 1], traces.value[last]
+    s = u * u + v * v
+    mu = 1.0 + math.sqrt(5.0) * u * np.sqrt(-2.0 * np.log(s) / s)
+    weight = np.exp(traces.log_weight)
+    ess = float(weight.sum() ** 2 / (weight**2).sum())
+    assert ess > 100
+    tolerance = 4.0 / math.sqrt(precision * ess)
+    assert float((weight * mu).sum() / weight.sum()) == pytest.approx(exact, abs=tolerance)
+    # Negative control: the proposal's draws, not weighted.
+    assert abs(float(mu.mean()) - exact) > tolerance
+
+
+def _past(site: int, instance: int = 0, outcome: int = 0, earlier: int = NONE) -> Past:
+    return Past(*(np.array([column]) for column in (site, instance, outcome, earlier)))
+
+
+def test_forecast_tells_visits_and_outcomes_apart() -> None:
+    forecast = TableForecast()
+    table = AddressTable([Address(n, n, "Normal", ()) for n in "abc"])
+    forecast.begin(table)
+
+    def observe(past: Past, site: int, count: int = 10) -> None:
+        for _ in range(count):
+            forecast.observe(Transitions(past, np.array([site])))
+
+    observe(_past(1, instance=0), 1)
+    observe(_past(1, instance=1, earlier=1), 3)
+    observe(_past(3, outcome=2, earlier=1), 5)
+    observe(_past(3, outcome=4, earlier=1), NONE)
+    observe(_past(3, outcome=4, earlier=1), 5, count=4)
+    assert _next(forecast, _past(1, instance=0)) == (1, 1.0)
+    assert _next(forecast, _past(1, instance=1, earlier=1)) == (3, 1.0)
+    assert _next(forecast, _past(3, outcome=2, earlier=1)) == (5, 1.0)
+    assert _next(forecast, _past(3, outcome=4, earlier=1)) == (NONE, pytest.approx(10 / 14))
+    # What was never met: the earlier site does not matter, then the outcome.
+    assert _next(forecast, _past(3, outcome=2, earlier=5)) == (5, 1.0)
+    assert _next(forecast, _past(3, outcome=7, earlier=5)) == (5, pytest.approx(14 / 24))
+    assert _next(forecast, _past(5)) == (NONE, 0.0)
+    # Another simulator has other numbers, and does not have all of the addresses yet.
+    copy = forecast.copy()
+    copy.begin(AddressTable([Address(n, n, "Normal", ()) for n in "ba"]))
+    assert _next(copy, _past(3, instance=1, earlier=3)) == (1, 1.0)
+    assert _next(copy, _past(1, outcome=2, earlier=3)) == (NONE, 0.0)
+
+
+def _next(forecast: TableForecast, past: Past) -> tuple[int, float]:
+    site, share = forecast.next(past)
+    return int(site[0]), float(share[0])
+
+
+def test_forecast_keeps_the_commonest_rows(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("ppx_proposals.forecast._MOST_ROWS", 50)
+    forecast = TableForecast()
+    forecast.begin(AddressTable([Address("a", "a", "Normal", ())]))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        outcome = rng.integers(0, 255, 60)
+        ones = np.ones_like(outcome)
+        outcome[:20] = 3
+        forecast.observe(Transitions(Past(ones, ones, outcome, ones), ones))
+    copy = forecast.copy()
+    assert len(copy.counts) <= 50
+    assert copy.counts[copy.counts[:, 2] == 3, 5] >= 400
+
+
+def test_parameters_are_remembered_by_visit_and_element() -> None:
+    memory = ParameterMemory()
+    params = Params(np.array([1.0, 2.0, 3.0, 0.5, 0.5]), np.array([0, 1, 2, 3, 5]))
+    one = np.array([0])
+    for instance, row in ((0, 0), (1, 1), (0, 2)):
+        memory.learn(one, np.array([instance]), one, params, np.array([row]))
+    memory.learn(one + 1, one, one, params, np.array([3]))
+
+    def recall(entry: int, instance: int, element: int = 0) -> list[float]:
+        row = memory.find(*(np.array([i]) for i in (entry, instance, element)))[0]
+        return [] if row == NONE else memory.params[int(row)].tolist()
+
+    assert recall(0, 0) == [3.0]
+    assert recall(0, 1) == [2.0]
+    assert recall(0, 9, 9) == [3.0]  # the last one of the entry
+    assert recall(1, 0) == [0.5, 0.5]
+    assert recall(2, 0) == []
+
+
+def test_vectors_are_compared_exactly() -> None:
+    a = Params(np.array([1.0, 2.0, 3.0]), np.array([0, 1, 3]))
+    b = Params(np.array([2.0, 3.0, 1.0, 2.0, 3.0 + 1e-15]), np.array([0, 2, 3, 5]))
+    i, j = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 2])
+    assert same_vectors(a, i, b, j).tolist() == [False, True, True, False, False]

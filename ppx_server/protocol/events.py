@@ -160,7 +160,9 @@ class RunBatch(NamedTuple):
     """Controller: execute the model K times, each time as a script says. An extension ("batch").
 
     C forced choices. Fields as in schema/ppx.fbs; `offsets` has K + 1 elements also where no choice is forced.
-    `observations` is None for "the set last sent".
+    `observations` is None for "the set last sent". What has been checked: lengths agree, offsets begin at 0, do not
+    decrease and end at C, address numbers and visits are not negative, no observation is given twice. Whether address
+    numbers and sets of observations have been defined is for the reader of the whole conversation to check.
     """
 
     batch: int
@@ -221,8 +223,10 @@ class BatchResult(NamedTuple):
     N draws, P parameter vectors. Fields as in schema/ppx.fbs; all offsets have their full length also where their
     column is empty. Arrays are read-only views of the message. What has been checked: lengths agree, offsets begin at
     0, do not decrease and end at the length of their column, `params` refers to vectors that exist, loops lie within
-    their traces, statuses and failure kinds are known, failures are of failed traces, address numbers are not
-    negative. Whether address numbers have been defined is for the reader of the whole conversation to check.
+    their traces in the order in which they began, statuses, flags and failure kinds are known, the failures are those
+    of the failed traces, one for each, no trace has two results, `seconds` is finite, address numbers and visits are
+    not negative. Whether address numbers have been defined, and whether the rows of a draw and the data of a tensor fit
+    the shapes of their addresses, is for the reader of the whole conversation to check.
     """
 
     batch: int

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -142,7 +142,7 @@ class Posterior:
             return min(float(len(self)), self.provenance.inherited["ess"] or 0.0)
         if not self.provenance.num_chains:
             return diagnostics.weighted_ess(self.weights)
-        each = self._chain_ess
+        each = self._chain_diagnostic(diagnostics.bulk_ess)
         # Nothing moved at all: as good as one sample, unless there was nothing to move.
         return min(each.values()) if each else (1.0 if self.traces.controlled.any() else float(len(self)))
 
@@ -177,11 +177,12 @@ class Posterior:
             return None
         return math.sqrt(max(1 / self.ess - 1 / len(self), 0.0)) if self.ess > 0 else math.inf
 
-    @property
+    @cached_property
     def doubts(self) -> tuple[str, ...]:
         """Reasons not to trust this result, each with its remedy; empty if there is none."""
         if self.provenance.num_chains and not self.provenance.inherited:
-            found = diagnostics.chain_doubts(self._chain_ess or {"every draw": self.ess}, self._chain_r_hat)
+            each = self._chain_diagnostic(diagnostics.quick_ess) or {"every draw": self.ess}
+            found = diagnostics.chain_doubts(each, self._chain_r_hat)
         else:
             found = diagnostics.weight_doubts(self.ess, self.pareto_k)
         if self.num_failed:
@@ -328,29 +329,22 @@ class Posterior:
         num_chains = self.provenance.num_chains
         return (num_chains, len(self) // num_chains) if num_chains else (0, 0)
 
-    @cached_property
-    def _chain_columns(self) -> dict[str, Floats]:
+    def _chain_columns(self) -> Iterator[tuple[str, Floats]]:
         """The quantities that decide whether chains have mixed, each `(C, T)`, by name."""
-        traces, columns = self.traces, {"log likelihood": self.traces.log_likelihood}
-        first = traces.controlled & (traces.instance == 0)
-        ids, visits = np.unique(traces.address_id[first], return_counts=True)
-        scalar = [
-            int(i)
-            for i, n in zip(ids, visits, strict=True)
-            if n == len(self) and not traces.addresses[i].shape
-        ]
-        columns |= {traces.addresses[i].address: traces.value[traces.rows([i])] for i in scalar}
-        return {name: column.reshape(self._chains) for name, column in columns.items()}
+        traces, log_likelihood = self.traces, self.traces.log_likelihood
+        yield "log likelihood", log_likelihood.reshape(self._chains)
+        visits = np.bincount(traces.address_id[traces.controlled & (traces.instance == 0)])
+        for i in np.flatnonzero(visits == len(self)).tolist():
+            if not traces.addresses[i].shape:
+                yield traces.addresses[i].address, traces.value[traces.rows([i])].reshape(self._chains)
 
-    @cached_property
-    def _chain_ess(self) -> dict[str, float]:
-        each = {name: diagnostics.bulk_ess(column) for name, column in self._chain_columns.items()}
-        return {name: ess for name, ess in each.items() if math.isfinite(ess)}
+    def _chain_diagnostic(self, diagnostic: Callable[[Floats], float]) -> dict[str, float]:
+        each = {name: diagnostic(column) for name, column in self._chain_columns()}
+        return {name: value for name, value in each.items() if math.isfinite(value)}
 
     @cached_property
     def _chain_r_hat(self) -> dict[str, float]:
-        each = {name: diagnostics.r_hat(column) for name, column in self._chain_columns.items()}
-        return {name: r_hat for name, r_hat in each.items() if math.isfinite(r_hat)}
+        return self._chain_diagnostic(diagnostics.r_hat)
 
     def _marginal(self, quantity: quantities.Quantity) -> Marginal:
         max_ess = self.ess if "ess" in self.provenance.inherited else math.inf

@@ -66,6 +66,15 @@ def test_chains_in_different_places_are_found():
     assert any("R-hat" in d for d in diagnostics.chain_doubts({"x": 500.0}, {"x": diagnostics.r_hat(chains)}))
 
 
+def test_a_quick_look_at_long_chains_is_enough_or_is_followed_by_a_long_one():
+    rng = np.random.default_rng(4)
+    fast, slow = rng.normal(size=(4, 30_000)), np.cumsum(rng.normal(size=(4, 30_000)), axis=1)
+    assert diagnostics.MIN_ESS < diagnostics.quick_ess(fast) < diagnostics.bulk_ess(fast)
+    assert diagnostics.quick_ess(slow) == diagnostics.bulk_ess(slow) < diagnostics.MIN_ESS
+    assert diagnostics.quick_ess(fast[:, :500]) == diagnostics.bulk_ess(fast[:, :500])
+    assert diagnostics.r_hat(fast) < 1.01 < diagnostics.MAX_R_HAT < diagnostics.r_hat(slow)
+
+
 @pytest.mark.parametrize("values", [np.zeros((4, 100)), np.zeros((2, 3)), np.full((2, 100), np.inf)])
 def test_constant_short_or_infinite_chains_have_no_ess(values):
     assert math.isnan(diagnostics.bulk_ess(values))

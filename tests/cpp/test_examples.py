@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
@@ -60,14 +62,58 @@ def rounded(tensor: tuple[list[float], list[int]]) -> tuple[Any, ...]:
     return [float(f"{x:.12g}") for x in data], shape
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_both_languages_say_the_same(name: str, tools: Any) -> None:
+def commands(name: str) -> tuple[list[str], list[str]]:
+    """What starts the model in C++ and in Python."""
     missing = toolchain_missing()
     if missing:
         pytest.skip(f"no C++ toolchain: {', '.join(missing)}")
     program = compile_simulator(SIMULATORS / f"{name}.cpp", ROOT / "build" / "simulators" / Path(name).name)
     script, _, option = name.partition("_")
     python = [sys.executable, str(SIMULATORS / f"{script}.py"), *([f"--{option}"] if option else [])]
-    ours = record(tools, [str(program)], ANSWERS[name])
+    return [str(program)], python
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_both_languages_say_the_same(name: str, tools: Any) -> None:
+    cpp, python = commands(name)
+    ours = record(tools, cpp, ANSWERS[name])
     assert ours == record(tools, python, ANSWERS[name])
     assert len(ours) > 2 * len(ANSWERS[name])
+
+
+def play(connected: Any, command: list[str]) -> list[Any]:
+    """What a simulator reports of a batch, every number with its meaning."""
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"ipc://{folder}/socket"
+        process = subprocess.Popen(command, env={**os.environ, "PPX_BIND": address}, stderr=subprocess.PIPE)
+        try:
+            with connected(address) as controller:
+                result = controller.play(range(50), seed=4)
+                known = controller.known
+        finally:
+            process.kill()
+            process.communicate()
+    tables = [result.observations, result.tags, result.results]
+    said: list[Any] = [result.status, result.offsets, result.instance, result.flags]
+    said += [result.value, result.z, result.log_prob, [known[number] for number in result.address]]
+    for table in tables:
+        said += [*table[:1], *table[2:], [known[number] for number in table.address]]
+    return [*said, *result.loops[:1], *result.loops[2:], [known[number] for number in result.loops.address]]
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_both_languages_play_the_same(name: str, connected: Any) -> None:
+    ours, theirs = (play(connected, command) for command in commands(name))
+    assert len(ours) == len(theirs) == 30
+    for ours_column, theirs_column in zip(ours, theirs, strict=True):
+        if isinstance(ours_column, list):
+            assert ours_column == theirs_column
+        else:
+            np.testing.assert_allclose(ours_column, theirs_column, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gaussian_marsaglia"])
+def test_the_gaussians_run_without_ppx(name: str) -> None:
+    program = commands(f"gaussian/{name}")[0][0]
+    said = subprocess.run([program, "--bare", "1000"], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"1000 traces in .* s: \d+ traces/s, .* ns each \(mean .*\)\n", said)

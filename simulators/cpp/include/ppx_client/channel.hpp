@@ -1,7 +1,7 @@
 // The socket of a simulator.
 //
-// A ROUTER, which to a controller's REQ is what a REP is, but knows who sent what: with a REP, a second controller would
-// be given the first one's draws.
+// A ROUTER, which to a controller's REQ is what a REP is, but knows who sent what: with a REP, a second controller
+// would be given the first one's draws.
 #pragma once
 
 #include <cerrno>

@@ -72,46 +72,60 @@ struct DrawColumns {
     }
 };
 
-/// Tensors: observations, tags or results.
+/// Tensors: observations, tags or results. As with draws, rows have memory before they are added.
 struct TensorRows {
-    std::vector<std::int32_t> offsets, address, instance, data_offsets;
+    std::size_t size = 0;
+    std::vector<std::int32_t> offsets, address, instance, data_offsets{0};
     std::vector<double> data, log_prob;
 
     void clear() {
+        size = 0;
         offsets.assign(1, 0);
-        data_offsets.assign(1, 0);
-        address.clear();
-        instance.clear();
         data.clear();
-        log_prob.clear();
     }
 
     /// Ends a row, whose data has been added already.
-    void add(std::int32_t address_number, std::int32_t visit) {
-        address.push_back(address_number);
-        instance.push_back(visit);
-        data_offsets.push_back(narrow(data.size()));
+    void add(std::int32_t address_number, std::int32_t visit, double density = 0.0) {
+        if (size == address.size()) grow();
+        address[size] = address_number;
+        instance[size] = visit;
+        log_prob[size] = density;
+        data_offsets[++size] = narrow(data.size());
     }
 
     void add(std::int32_t address_number, std::int32_t visit, const View& value) {
-        data.insert(data.end(), value.data, value.data + value.size);
+        if (value.size == 1) {
+            data.push_back(*value.data);
+        } else {
+            data.insert(data.end(), value.data, value.data + value.size);
+        }
         add(address_number, visit);
     }
 
-    void end_trace() { offsets.push_back(narrow(address.size())); }
+    /// Takes back the data of a row that will not be added.
+    void drop_data() { data.resize(static_cast<std::size_t>(data_offsets[size])); }
 
-    std::size_t bytes() const {
-        return address.size() * 3 * sizeof(std::int32_t) + (data.size() + log_prob.size()) * sizeof(double);
+    void end_trace() { offsets.push_back(narrow(size)); }
+
+    std::size_t bytes() const { return size * (3 * sizeof(std::int32_t) + sizeof(double)) + data.size() * sizeof(double); }
+
+    flatbuffers::Offset<ppx::TensorColumns> encode(flatbuffers::FlatBufferBuilder& builder, bool with_densities) const {
+        const auto offsets = create_column(builder, this->offsets);
+        const auto address = create_column(builder, this->address, size);
+        const auto instance = create_column(builder, this->instance, size);
+        const auto data_offsets = create_column(builder, this->data_offsets, size + 1);
+        const auto data = create_column(builder, this->data);
+        const auto log_prob = create_column(builder, this->log_prob, with_densities ? size : 0);
+        return ppx::CreateTensorColumns(builder, offsets, address, instance, data_offsets, data, log_prob);
     }
 
-    flatbuffers::Offset<ppx::TensorColumns> encode(flatbuffers::FlatBufferBuilder& builder) const {
-        const auto offsets = create_column(builder, this->offsets);
-        const auto address = create_column(builder, this->address);
-        const auto instance = create_column(builder, this->instance);
-        const auto data_offsets = create_column(builder, this->data_offsets);
-        const auto data = create_column(builder, this->data);
-        const auto log_prob = create_column(builder, this->log_prob);
-        return ppx::CreateTensorColumns(builder, offsets, address, instance, data_offsets, data, log_prob);
+  private:
+    void grow() {
+        const std::size_t capacity = std::max<std::size_t>(2 * size, 256);
+        address.resize(capacity);
+        instance.resize(capacity);
+        log_prob.resize(capacity);
+        data_offsets.resize(capacity + 1);
     }
 };
 

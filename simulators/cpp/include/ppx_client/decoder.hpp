@@ -56,7 +56,9 @@ class Decoder {
 inline Tensor to_tensor(const ppx::Tensor* tensor) {
     Tensor result;
     if (tensor == nullptr || tensor->data() == nullptr) return result;
-    result.data.assign(tensor->data()->begin(), tensor->data()->end());
+    result.data.resize(tensor->data()->size());
+    // Bytes, because a damaged message may hold them at any address.
+    if (!result.data.empty()) std::memcpy(result.data.data(), tensor->data()->Data(), result.size() * sizeof(double));
     if (tensor->shape() != nullptr) result.shape.assign(tensor->shape()->begin(), tensor->shape()->end());
     if (result.shape.empty() && result.size() != 1) result.shape = {narrow(result.size())};
     return result;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <boost/math/special_functions/gamma.hpp>
 #include <cmath>
 #include <cstddef>
@@ -135,40 +134,6 @@ template <Family F>
 double log_density(double x, const double* p, std::size_t size, double normaliser) {
     if (!std::isfinite(x) || !contains<F>(x, p, size)) return -infinity;
     const double log_prob = log_density_inside<F>(x, p, normaliser);
-    return std::isnan(log_prob) ? -infinity : log_prob;
-}
-
-/// Sum of the log densities of many normal values; `mean` and `stddev` have `size` elements, or one with step 0.
-inline double normal_log_density(const double* x, const double* mean, std::size_t mean_step, const double* stddev,
-                                 std::size_t stddev_step, std::size_t size) {
-    double logs = 0.0, last_log = 0.0, last = 0.0;
-    if (stddev_step == 0) {
-        logs = static_cast<double>(size) * std::log(*stddev);
-    } else {
-        for (std::size_t i = 0; i < size; ++i) {
-            if (stddev[i] != last) last_log = std::log(last = stddev[i]);
-            logs += last_log;
-        }
-    }
-    // Four sums, of which the processor does several at once.
-    std::array<double, 4> squares{};
-    const auto add = [&](std::size_t i, std::size_t k) {
-        const double residual = (x[i] - mean[i * mean_step]) / stddev[i * stddev_step];
-        squares[k] += residual * residual;
-    };
-    std::size_t i = 0;
-    const double scale = 1.0 / *stddev;
-    if (mean_step == 1 && stddev_step == 0 && std::isfinite(scale)) {
-        for (; i + 4 <= size; i += 4) {
-            for (std::size_t k = 0; k < 4; ++k) {
-                const double residual = (x[i + k] - mean[i + k]) * scale;
-                squares[k] += residual * residual;
-            }
-        }
-    }
-    for (; i < size; ++i) add(i, i % 4);
-    const double sum = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    const double log_prob = -0.5 * sum - logs - static_cast<double>(size) * log_root_2_pi;
     return std::isnan(log_prob) ? -infinity : log_prob;
 }
 

@@ -119,9 +119,9 @@ class Encoder {
         start();
         const auto entries = this->addresses(addresses, told);
         const auto failures = this->failures(columns.failures);
-        const auto observations = columns.observations.encode(builder_);
-        const auto tags = columns.tags.encode(builder_);
-        const auto results = columns.results.encode(builder_);
+        const auto observations = columns.observations.encode(builder_, true);
+        const auto tags = columns.tags.encode(builder_, false);
+        const auto results = columns.results.encode(builder_, false);
         const auto loops = columns.loops.encode(builder_);
         const DrawColumns& draws = columns.draws;
         const auto status = create_column(builder_, columns.status);

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "ppx_client/arrays.hpp"
 #include "ppx_client/columns.hpp"
 #include "ppx_client/densities.hpp"
 #include "ppx_client/observations.hpp"
@@ -182,14 +183,15 @@ class Player {
         sites_.set_shape(site, prior.shape, prior.rank);
         const ObservedVisit visit = next_visit(site);
         if (observations_ == nullptr) {
-            draw_observation(prior, out);
+            draw_array(prior, observation_uniforms_, num_observed_, out);
+            num_observed_ += prior.size;
             std::vector<double>& data = columns_.observations.data;
             data.insert(data.end(), out, out + prior.size);
         } else {
             const double* const value = given(site, visit, coded);
             std::copy(value, value + prior.size, out);
         }
-        add_observation(site, visit, log_density_of(prior, out));
+        add_observation(site, visit, array_log_density(prior, out));
     }
 
     void tag(const View& value, const Label& label) {
@@ -246,8 +248,10 @@ class Player {
         if (site.params.equal(params.data, params.size)) return params;
         if (!accepts<D::family>(params.data, params.size))
             make_prior(distribution, path_.address(label.name, label.call_site));
+        // That of a Normal depends on stddev alone, while the mean of a measurement is another one in each trace.
+        const bool is_normalised = D::family == Family::Normal && site.params.holds(1, params.data[1]);
         site.params.set(params.data, params.size);
-        site.params.normaliser = normaliser<D::family>(params.data, params.size);
+        if (!is_normalised) site.params.normaliser = normaliser<D::family>(params.data, params.size);
         return params;
     }
 
@@ -370,41 +374,11 @@ class Player {
 
     void add_observation(Site& site, const ObservedVisit& visit, double log_prob) {
         const std::int32_t number = sites_.number(*site.entry);
-        TensorRows& rows = columns_.observations;
         if (!(log_prob < infinity)) {
-            rows.data.resize(static_cast<std::size_t>(rows.data_offsets.back()));
+            columns_.observations.drop_data();
             refuse_density(number, log_prob);
         }
-        rows.log_prob.push_back(log_prob);
-        rows.add(number, visit.by_name);
-    }
-
-    void draw_observation(const Prior& prior, double* out) {
-        observation_uniforms_.fill(num_observed_, prior.size, out);
-        num_observed_ += prior.size;
-        if (prior.family != Family::Normal) {
-            for (std::size_t i = 0; i < prior.size; ++i) out[i] = prior.draw(i, out[i]);
-            return;
-        }
-        normal_quantiles(out, prior.size);
-        const View &mean = prior.params[0], &stddev = prior.params[1];
-        const std::size_t mean_step = mean.size > 1, stddev_step = stddev.size > 1;
-        for (std::size_t i = 0; i < prior.size; ++i)
-            out[i] = mean.data[i * mean_step] + stddev.data[i * stddev_step] * out[i];
-    }
-
-    static double log_density_of(const Prior& prior, const double* value) {
-        if (prior.family == Family::Normal)
-            return normal_log_density(value, prior.params[0].data, prior.params[0].size > 1, prior.params[1].data,
-                                      prior.params[1].size > 1, prior.size);
-        double sum = 0.0;
-        for (std::size_t i = 0; i < prior.size; ++i) {
-            std::array<double, 4> memory;
-            const Params params = prior.element(i, memory);
-            sum += prior.functions->log_density(value[i], params.data, params.size,
-                                                prior.functions->normaliser(params.data, params.size));
-        }
-        return sum;
+        columns_.observations.add(number, visit.by_name, log_prob);
     }
 
     AddressPath& path_;

@@ -31,6 +31,8 @@ class Scripts {
         const std::size_t size = size_of(batch.address());
         if (size_of(batch.instance()) != size || size_of(batch.value()) != size || size_of(batch.z()) != size)
             return "the columns of its choices differ in length";
+        if (!is_aligned(batch.index()) || !is_aligned(batch.value()) || !is_aligned(batch.z()))
+            return "a column of 64-bit numbers does not begin at a multiple of 8 bytes";
         offsets_ = size_of(batch.offsets()) > 0 ? batch.offsets()->data() : nullptr;
         if (size > 0 && offsets_ == nullptr) return "it has choices, but no offsets";
         if (offsets_ != nullptr && !are_offsets(*batch.offsets(), size)) return "its offsets do not fit its choices";
@@ -73,6 +75,12 @@ class Scripts {
     template <class T>
     static std::size_t size_of(const flatbuffers::Vector<T>* column) {
         return column == nullptr ? 0 : column->size();
+    }
+
+    /// Numbers are read where they lie; the verifier sees to 32 bits only.
+    template <class T>
+    static bool is_aligned(const flatbuffers::Vector<T>* column) {
+        return column == nullptr || reinterpret_cast<std::uintptr_t>(column->Data()) % sizeof(T) == 0;
     }
 
     bool are_offsets(const flatbuffers::Vector<std::int32_t>& offsets, std::size_t num_choices) const {

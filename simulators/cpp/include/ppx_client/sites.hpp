@@ -59,8 +59,14 @@ class KnownParams {
     double normaliser = 0.0;
 
     bool equal(const double* params, std::size_t size) const {
-        return size == params_.size() && std::memcmp(params, params_.data(), size * sizeof(double)) == 0;
+        if (size != params_.size()) return false;
+        for (std::size_t k = 0; k < size; ++k)
+            if (!same(params[k], params_[k])) return false;
+        return true;
     }
+
+    /// Whether there are parameters, and the one of this number is `value`.
+    bool holds(std::size_t k, double value) const { return k < params_.size() && same(params_[k], value); }
 
     void set(const double* params, std::size_t size) {
         params_.assign(params, params + size);
@@ -68,6 +74,14 @@ class KnownParams {
     }
 
   private:
+    /// Bit by bit: -0 is another parameter than 0.
+    static bool same(double a, double b) {
+        std::uint64_t bits_a, bits_b;
+        std::memcpy(&bits_a, &a, sizeof a);
+        std::memcpy(&bits_b, &b, sizeof b);
+        return bits_a == bits_b;
+    }
+
     std::vector<double> params_;
 };
 

@@ -1,23 +1,4 @@
-"""The trace store: traces on disk, appended in shards, read back by mapping them into memory.
-
-A store is a directory:
-
-    manifest.json            what the store holds: format version, model, fingerprint, seed, address table, shards
-    shard-000000.arrow       traces, as Arrow IPC files (see `ppx_server.store.shard`), never changed once written
-    tail-000001-1234.arrow   the first 1234 traces of a shard that is not full yet; the next flush replaces it
-    .lock                    held by the process that appends
-
-A file is written under a temporary name, flushed to disk and renamed, and only then does a new manifest, written in
-the same way, mention it. Whenever the writer is killed, the store is that of the last complete shard or `flush`. What
-it left over is ignored, and removed by the next writer. Nothing here is ever unpickled.
-
-The bytes of a store depend on the traces, their order and the metadata only: not on the batches in which they came,
-on the simulators that made them, nor on interruptions. Shards end at certain traces (`ppx_server.store.buffer`),
-addresses are numbered by first visit, and parameters are shared by a rule (`ppx_server.store.canonical`).
-
-Room for what comes later: unknown keys of the manifest are kept, and the version changes only if old readers would
-misread.
-"""
+"""`TraceStore`: a directory of shards, its manifest, and the writer's buffer."""
 
 from __future__ import annotations
 
@@ -37,21 +18,19 @@ from ppx_server.store import canonical
 from ppx_server.store.buffer import Buffer
 from ppx_server.store.manifest import (
     FORMAT,
-    LOCK,
     MANIFEST,
-    PARTIAL,
     VERSION,
     Shard,
     acquire,
-    checksum,
+    make_directory,
     read_manifest,
     remove_leftovers,
-    settle,
     write_manifest,
 )
 from ppx_server.store.reader import ShardReader, no_traces
-from ppx_server.store.shard import to_record_batch, widened, write_record_batch
-from ppx_server.trace import Floats, Status, TraceBatch
+from ppx_server.store.shard import widened
+from ppx_server.store.writer import check_fits, write_shard
+from ppx_server.trace import Floats, TraceBatch
 
 
 class TraceStore:
@@ -145,20 +124,7 @@ class TraceStore:
 
     @classmethod
     def _create(cls, directory: Path, about: Mapping[str, Any]) -> Self:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            taken = (directory / MANIFEST).exists() or any(
-                p.name != LOCK and not p.name.endswith(PARTIAL) for p in directory.iterdir()
-            )
-        except OSError as error:
-            raise StoreError(
-                f"cannot make a trace store at {directory}: {error}; choose another path"
-            ) from error
-        if taken:
-            raise StoreError(
-                f"cannot make a trace store at {directory}: the directory is not empty; "
-                "choose another path, or append with TraceStore.open(path, mode='append')"
-            )
+        make_directory(directory)
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -300,7 +266,7 @@ class TraceStore:
         """
         self._demand_writable()
         columns = {name: np.asarray(values, np.float64) for name, values in (extra or {}).items()}
-        self._check_fits(batch, columns)
+        check_fits(self._path, self._manifest, self.next_index, batch, columns)
         self._manifest = {**self._manifest, "seed": batch.seed, "extra": list(columns)}
         self._take(canonical.renumbered(batch, self._addresses), columns)
 
@@ -317,7 +283,13 @@ class TraceStore:
         elif not buffer.num_traces:
             self._write_manifest(self._manifest)
         elif buffer.full or not tail or tail[0].num_traces < buffer.num_traces:
-            self._write_shard(buffer)
+            first = sum(s.num_traces for s in self._shards[: buffer.number])
+            shard, used = write_shard(self._path, buffer, first)
+            # Only addresses of traces on disk: the table has those of traces still to be written, too.
+            used = max(used, len(self._manifest["addresses"]))
+            shards = [*self._manifest["shards"][: buffer.number], shard._asdict()]
+            addresses = self._addresses.to_json()[:used]
+            self._write_manifest({**self._manifest, "addresses": addresses, "shards": shards})
             if buffer.full:
                 self._buffer = Buffer(self._num_complete)
             for shard in tail:
@@ -334,38 +306,6 @@ class TraceStore:
             start += self._buffer.add(batch.select(rest) if start else batch, extra, sizes[rest])
             if self._buffer.full:
                 self.flush()
-
-    def _write_shard(self, buffer: Buffer) -> None:
-        batch, extra = buffer.merged()
-        file = f"shard-{buffer.number:06d}.arrow"
-        if not buffer.full:
-            file = f"tail-{buffer.number:06d}-{buffer.num_traces}.arrow"
-        partial = self._path / f"{file}{PARTIAL}"
-        try:
-            write_record_batch(to_record_batch(batch, extra), partial)
-            num_bytes, crc32 = partial.stat().st_size, checksum(partial)
-            settle(partial, self._path / file)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise StoreError(
-                f"cannot write {self._path / file}: {error}; the {len(self)} traces already in the store are safe"
-            ) from error
-        shard = Shard(
-            file=file,
-            complete=buffer.full,
-            first=sum(s.num_traces for s in self._shards[: buffer.number]),
-            num_traces=len(batch),
-            num_failed=int((batch.status == Status.FAILED).sum()),
-            min_index=int(batch.index.min()),
-            max_index=int(batch.index.max()),
-            num_bytes=num_bytes,
-            crc32=crc32,
-        )
-        # Only those that traces on disk visit: the table holds those of traces that are still to be written as well.
-        used = max(canonical.num_addresses(batch), len(self._manifest["addresses"]))
-        shards = [*self._manifest["shards"][: buffer.number], shard._asdict()]
-        addresses = self._addresses.to_json()[:used]
-        self._write_manifest({**self._manifest, "addresses": addresses, "shards": shards})
 
     # Reading
 
@@ -451,30 +391,6 @@ class TraceStore:
                 f"the trace store at {self._path} is not open for appending; "
                 "open it with TraceStore.open(path, mode='append')"
             )
-
-    def _check_fits(self, batch: TraceBatch, columns: Mapping[str, Floats]) -> None:
-        where = f"cannot append to the trace store at {self._path}: "
-        if self.seed not in (None, batch.seed):
-            raise StoreError(
-                f"{where}it holds traces of seed {self.seed}, the batch is of seed {batch.seed}; "
-                "use one store per seed"
-            )
-        if self.next_index and sorted(columns) != sorted(self._manifest["extra"]):
-            raise StoreError(
-                f"{where}its extra columns are {self._manifest['extra']}, not {list(columns)}; "
-                "give the same columns with every batch"
-            )
-        if self._manifest["run"] and (batch.index != self.next_index + np.arange(len(batch))).any():
-            raise StoreError(
-                f"{where}it goes on with trace {self.next_index}, and the batch does not hold consecutive traces "
-                "from there; append the traces of a run in the order of their indices"
-            )
-        for name, values in columns.items():
-            if values.shape != (len(batch),):
-                raise StoreError(
-                    f"{where}extra column {name!r} has shape {values.shape}; "
-                    f"give one number for each of the {len(batch)} traces"
-                )
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         written = write_manifest(self._path, manifest)

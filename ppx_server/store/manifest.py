@@ -173,6 +173,24 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(directory: Path) -> None:
+    """Makes the directory of a new store.
+
+    Raises:
+        StoreError: There is something in it, or it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        taken = any(p.name != LOCK and not p.name.endswith(PARTIAL) for p in directory.iterdir())
+    except OSError as error:
+        raise StoreError(f"cannot make a trace store at {directory}: {error}; choose another path") from error
+    if taken:
+        raise StoreError(
+            f"cannot make a trace store at {directory}: the directory is not empty; "
+            "choose another path, or append with TraceStore.open(path, mode='append')"
+        )
+
+
 def acquire(directory: Path) -> IO[str]:
     """The writers' lock, which the system releases when the process ends, however it ends."""
     try:

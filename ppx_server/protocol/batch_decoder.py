@@ -188,7 +188,7 @@ def _observations(data: bytes, table: int, entry: int) -> tuple[Observation, ...
         label = string(data, place, name, "the name of an observation")
         tensor = value(data, place, given, f"the observation {quote(label)}")
         found.append(Observation(label, integer(data, place, visit), tensor))
-        room.take(_ENTRY_BYTES + len(label) + 8 * np.size(tensor))
+        room.take(_ENTRY_BYTES + len(label) + 8 * np.size(tensor) + 4 * np.ndim(tensor))
     return tuple(found)
 
 

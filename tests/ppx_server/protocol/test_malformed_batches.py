@@ -21,7 +21,7 @@ from ppx_server.protocol import (
     encode,
 )
 from ppx_server.protocol import batch_encoder as encoder
-from ppx_server.protocol.layout import Integers, Table, Tables, Word, head
+from ppx_server.protocol.layout import Integers, Table, Tables, TensorOf, Word, head
 from tests.ppx_server.protocol.examples import (
     BATCH_RESULT,
     EMPTY_BATCH_RESULT,
@@ -207,7 +207,7 @@ def test_a_claim_of_many_elements_allocates_nothing(event: Event) -> None:
 
 def swollen(elements: Tables, count: int) -> bytes:
     """A vector of `count` references to the first of the tables."""
-    made = bytearray(head(elements))
+    made = bytearray(head(elements) + bytes(8))  # with the empty data vector of a tensor
     first = int.from_bytes(made[4:8], "little")
     references = [(first + 4 * (count - 1) - 4 * i).to_bytes(4, "little") for i in range(count)]
     vector = count.to_bytes(4, "little") + b"".join(references) + made[8:]
@@ -215,6 +215,7 @@ def swollen(elements: Tables, count: int) -> bytes:
 
 
 LONG = "x" * 100_000
+MANY_AXES = TensorOf((0,) * 32)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +223,7 @@ LONG = "x" * 100_000
     [
         (RUN_BATCH, Table((LONG,)), lambda v: (v, 0, None), "addresses overlap"),
         (RUN_BATCH, Table((LONG,)), lambda v: (None, 1, v), "observations overlap"),
+        (RUN_BATCH, Table(("", Word(0), MANY_AXES)), lambda v: (None, 1, v), "observations overlap"),
         (BATCH_RESULT, Table((LONG,)), lambda v: (v,), "addresses overlap"),
         (BATCH_RESULT, Table((Word(0), 0, LONG)), lambda v: (v, 0, None), "failures overlap"),
     ],

@@ -22,11 +22,13 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ppx_proposals.config import NetworkConfig
+from ppx_proposals.forecast import TableForecast
 from ppx_proposals.network import ProposalNetwork
 from ppx_proposals.observations import ObservationLayout
 from ppx_proposals.optim import AdamHD
 from ppx_proposals.proposal import Proposal, TrainingState, TrainingStep
 from ppx_proposals.vocabulary import Vocabulary
+from ppx_server.address import AddressTable
 from ppx_server.errors import CheckpointError
 
 FORMAT = "ppx proposal"
@@ -57,6 +59,7 @@ def save(proposal: Proposal, path: Path) -> None:
         "training": asdict(proposal.training),
         "optimizer": _optimizer_settings(proposal),
         "history": [list(step) for step in proposal.history],
+        "forecast": proposal.forecast.addresses.to_json(),
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -115,6 +118,7 @@ def _tensors(proposal: Proposal) -> dict[str, Tensor]:
     for number, (mean, scale) in enumerate(zip(proposal.layout.means, proposal.layout.scales, strict=True)):
         tensors[f"observations.{number}.mean"] = torch.from_numpy(np.asarray(mean))
         tensors[f"observations.{number}.scale"] = torch.from_numpy(np.asarray(scale))
+    tensors["forecast.counts"] = torch.from_numpy(proposal.forecast.counts)
     if proposal.optimizer is not None:
         for name, p in proposal.network.named_parameters():
             for key, value in proposal.optimizer.state.get(p, {}).items():
@@ -153,6 +157,9 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], device: t
     network.load_state_dict(state)
     proposal.training = TrainingState(**description["training"])
     proposal.history = [TrainingStep(*step) for step in description["history"]]
+    if "forecast" in description:  # older checkpoints have none
+        counts = tensors["forecast.counts"].numpy()
+        proposal.forecast = TableForecast(AddressTable.from_json(description["forecast"]), counts)
     if description["optimizer"] is not None:
         proposal.optimizer = _optimizer(description["optimizer"], tensors, proposal)
     return proposal

@@ -164,6 +164,16 @@ class TableForecast:
         self._num_new = 0
         self._index()
 
+    @classmethod
+    def of(cls, traces: TraceBatch) -> Self:
+        """What whole traces tell."""
+        forecast = cls()
+        forecast.begin(traces.addresses)
+        start, every = np.zeros(len(traces), np.int64), np.ones(len(traces), np.bool_)
+        forecast.observe(transitions(traces, heads(traces), start, traces.length, every))
+        forecast._count()
+        return forecast
+
     def copy(self) -> Self:
         """A forecast that knows the same and learns by itself."""
         self._count()

@@ -26,6 +26,7 @@ import torch
 
 from ppx_proposals.batching import PackedSteps
 from ppx_proposals.config import TrainingConfig
+from ppx_proposals.forecast import TableForecast
 from ppx_proposals.observations import ObservationLayout, observed_names
 from ppx_proposals.optim import AdamHD
 from ppx_proposals.production import CHUNK_SECONDS, Minibatch, Production
@@ -123,6 +124,7 @@ def train(
         proposal = Proposal.create(layout, config.network, device=where)
     else:
         _check_fits(proposal, observed, held_out, sim)
+    proposal.forecast = TableForecast.of(held_out)
     if proposal.optimizer is None:
         proposal.optimizer = AdamHD(
             proposal.network.parameters(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppx_proposals import settling
+from ppx_proposals import TrainingConfig, settling, train
 from ppx_proposals.batching import encode
 from ppx_proposals.config import NetworkConfig
 from ppx_proposals.forecast import NONE, Forecast, Past, TableForecast, Transitions
@@ -465,6 +466,28 @@ def test_forecast_keeps_the_commonest_rows(monkeypatch) -> None:  # type: ignore
     copy = forecast.copy()
     assert len(copy.counts) <= 50
     assert copy.counts[copy.counts[:, 2] == 3, 5] >= 400
+
+
+def test_training_and_checkpoints_keep_the_forecast(build, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    sim, _, given = build("looping")
+    config = TrainingConfig(network=CONFIG, num_threads=1)
+    proposal = train(sim, ["o"], num_traces=100, config=config, device="cpu")
+    proposal.save(tmp_path / "net")
+    for loaded in (proposal, Proposal.load(tmp_path / "net", device="cpu")):
+        assert loaded.forecast.counts[:, 5].sum() > 32 * 8
+        sim.rounds = 0
+        expected = _guided(sim, given, loaded.guide(given))
+        learnt, sim.rounds = sim.rounds, 0
+        _assert_same(_guided(sim, given, _ahead(proposal, given)), expected)
+        assert sim.rounds > learnt + 6
+    # A checkpoint of an older version has no forecast.
+    description = tmp_path / "net" / "proposal.json"
+    content = json.loads(description.read_text())
+    del content["forecast"]
+    description.write_text(json.dumps(content))
+    older = Proposal.load(tmp_path / "net", device="cpu")
+    assert len(older.forecast.counts) == 0
+    _assert_same(_guided(sim, given, older.guide(given)), expected)
 
 
 def test_parameters_are_remembered_by_visit_and_element() -> None:

@@ -130,12 +130,14 @@ class Batch:
             status = FAILED
         elif trace.pending:
             status = PENDING
-        elif value is not None and np.size(value):
-            result.results.add(self.sites.number("", "", 0, np.shape(value)), 0, value)
+        elif isinstance(value, float):
+            result.results.add(self.sites.number("", "", 0, ()), 0, value)
+        elif value is not None and value.size:
+            result.results.add(self.sites.number("", "", 0, value.shape), 0, value)
         trace.close()
-        self._num_draws.append(trace.num_draws)
+        self._num_draws.append(trace.num_draws - trace.num_in_arrays)
         if self.observations is None:
-            self._num_observed.append(trace.num_observed)
+            self._num_observed.append(trace.num_observed - trace.num_observed_in_arrays)
         result.status.append(status)
         result.offsets.append(len(result.address))
         for columns in (result.observations, result.tags, result.results, result.loops):

@@ -92,8 +92,11 @@ class ScriptedTrace:
     Attributes:
         end: Why the trace is over, None while it goes on.
         failure: Kind and reason, if the script or the observations ended it.
-        num_draws: Scalar draws so far.
-        num_observed: Scalar observations drawn so far.
+        pending: Whether it waits for a longer script.
+        num_draws: Numbers used for draws so far.
+        num_observed: Numbers used for drawn observations so far.
+        num_in_arrays: How many of these went to arrays, which take theirs at once.
+        num_observed_in_arrays: Likewise.
     """
 
     __slots__ = (
@@ -117,7 +120,9 @@ class ScriptedTrace:
         "end",
         "failure",
         "num_draws",
+        "num_in_arrays",
         "num_observed",
+        "num_observed_in_arrays",
         "pending",
     )
 
@@ -141,6 +146,7 @@ class ScriptedTrace:
         self.pending = False
         self.num_draws = 0
         self.num_observed = 0
+        self.num_in_arrays = self.num_observed_in_arrays = 0
 
     def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
         """The script's choice for a draw, or one from its prior."""
@@ -227,6 +233,7 @@ class ScriptedTrace:
         if chosen:
             values[: len(chosen)], z[: len(chosen)] = np.array(chosen).T
         self.num_draws = start + size
+        self.num_in_arrays += size
         rows.address.extend([site.number] * size)
         rows.instance.extend([instance] * size)
         rows.params.extend(params)
@@ -294,8 +301,10 @@ class ScriptedTrace:
                 numbers.reach(start + 1)
             u = numbers.uniforms[start]
             return SCALAR[distribution.code](u, 1.0 - u, numbers.normals[start], distribution.vector)
-        self.num_observed = start + math.prod(shape)
-        uniform, z = numbers.array(start, math.prod(shape))
+        size = math.prod(shape)
+        self.num_observed = start + size
+        self.num_observed_in_arrays += size
+        uniform, z = numbers.array(start, size)
         return quantiles(distribution, uniform.reshape(shape), z.reshape(shape))
 
     def _check_given(self, value: Tensor | None, name: str, instance: int, shape: tuple[int, ...]) -> Tensor:

@@ -53,7 +53,9 @@ class HeadInput(NamedTuple):
         """The inputs of some draws."""
         if len(positions) == len(self.state):
             return self
-        return HeadInput(self.state[positions], self.observed, self.current[positions], self.trace[positions])
+        # As a look-up, whose gradient is quicker than that of indexing, which allows for masks and repeats.
+        state, current = (functional.embedding(positions, part) for part in (self.state, self.current))
+        return HeadInput(state, self.observed, current, self.trace[positions])
 
     def layer(self, linear: nn.Linear) -> Tensor:
         """A dense layer of `[state, observed, current]`, `(S, hidden)`."""

@@ -138,14 +138,16 @@ class ObservationLayout:
             if slot.always and not there.all():
                 index = int(traces.index[np.argmin(there)])
                 raise ObservationError(f"trace {index} does not observe {slot}, which the proposal needs")
-            dense = np.zeros((len(traces), *slot.shape))
             try:
-                dense[there] = traces.observations.dense(rows[there], slot.shape)
+                dense = traces.observations.dense(rows[there], slot.shape)
             except ValueError:
                 raise ObservationError(
                     f"observation {slot} is not of shape {slot.shape} in every trace, or it was given and not drawn; "
                     "pass the observations that were given"
                 ) from None
+            if not there.all():
+                found, dense = dense, np.zeros((len(traces), *slot.shape))
+                dense[there] = found
             values.append(dense)
             present.append(there)
         return self._standardised(values, present)
@@ -190,9 +192,12 @@ class ObservationLayout:
             self.slots, values, present, self.means, self.scales, strict=True
         ):
             if slot.is_grid:
-                centred = np.where(there[:, None, None, None], value - mean, 0.0)
-                channels = np.stack([centred / scale[0], np.arcsinh(centred / scale[1])], axis=1)
-                grids.append(np.nan_to_num(channels).astype(np.float32))
+                centred = (value - mean).astype(np.float32)
+                centred[~there] = 0.0
+                channels = np.empty((num_traces, 2, *slot.shape), np.float32)
+                np.divide(centred, np.float32(scale[0]), out=channels[:, 0])
+                np.arcsinh(centred / np.float32(scale[1]), out=channels[:, 1])
+                grids.append(np.nan_to_num(channels, copy=False))
             else:
                 z = np.clip((value - mean) / scale, -_FLAT_LIMIT, _FLAT_LIMIT).reshape(num_traces, -1)
                 flat.append(np.where(there[:, None], z, 0.0))

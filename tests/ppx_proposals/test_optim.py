@@ -170,6 +170,44 @@ def test_gradient_that_is_not_finite_leaves_alpha() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
+def test_large_gradients_are_scaled_down_over_the_group() -> None:
+    target = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    ours, theirs = _params(6), _params(6)
+    optimizers = AdamHD(ours, hypergrad_lr=1e-4), AdamHD(theirs, hypergrad_lr=1e-4)
+    optimizers[0].param_groups[0]["max_grad_norm"] = 0.5
+    for _ in range(5):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            _loss(list(params), target).backward()
+        before = [p.grad.clone() for p in ours if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+        for optimizer in optimizers:
+            optimizer.step()
+        assert all(torch.equal(p.grad, b) for p, b in zip(ours, before, strict=True) if p.grad is not None)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)  # torch adds 1e-6 to the norm
+    assert optimizers[0].param_groups[0]["lr"] == pytest.approx(optimizers[1].param_groups[0]["lr"], rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_with_a_largest_norm_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
+    x = nn.Parameter(torch.ones(3))
+    optimizer = AdamHD([x], lr=0.1, hypergrad_lr=0.1)
+    optimizer.param_groups[0]["max_grad_norm"] = 1.0
+    x.grad = torch.ones(3)
+    optimizer.step()
+    value, state = x.detach().clone(), copy.deepcopy(optimizer.state_dict())
+    x.grad = torch.tensor([1.0, bad, 1.0])
+    optimizer.step()
+    assert torch.equal(x, value)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == state["param_groups"]
+    assert all(
+        torch.equal(torch.as_tensor(v), torch.as_tensor(state["state"][0][k]))
+        for k, v in after["state"][0].items()
+    )
+
+
 def test_gradient_is_not_changed_by_weight_decay() -> None:
     x = nn.Parameter(torch.ones(3))
     x.grad = torch.full((3,), 2.0)

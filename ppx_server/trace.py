@@ -237,11 +237,10 @@ class LoopTable:
 
 
 def _join_offsets(parts: Sequence[Ints]) -> Ints:
-    joined = np.zeros(1 + sum(len(p) - 1 for p in parts), np.int64)
-    at = 0
-    for part in parts:
-        np.add(part[1:], joined[at] - part[0], out=joined[at + 1 : at + len(part)])
-        at += len(part) - 1
+    bounds = np.array([(p[0], p[-1]) for p in parts], np.int64).T
+    shifts = np.cumsum(bounds[1] - bounds[0]) - bounds[1]
+    joined = np.concatenate([np.zeros(1, np.int64), *(p[1:] for p in parts)])
+    joined[1:] += np.repeat(shifts, [len(p) - 1 for p in parts])
     return joined
 
 

@@ -107,7 +107,7 @@ class _History:
         self._num_chains = len(first)
         self._joined: list[TraceBatch] = []
         self._positions: list[Ints] = []
-        self._num_bytes = 0
+        self._most_pieces = _PIECES
         self._pieces = [replace(first, failures={})]
         self._kept: list[Ints] = []
         self._chains = np.arange(len(first))
@@ -121,8 +121,9 @@ class _History:
         new = len(self._pieces) * self._num_chains + self._chains
         self._pieces.append(info.proposed)
         self._where = np.where(info.accepted, new, self._where)
-        self._num_bytes += info.proposed.nbytes
-        if len(self._pieces) >= _PIECES or self._num_bytes >= _PIECES_BYTES:
+        if len(self._pieces) == 2:
+            self._most_pieces = min(int(_PIECES_BYTES / max(info.proposed.nbytes, 1)), _PIECES)
+        if len(self._pieces) > self._most_pieces:
             self._join()
 
     def keep(self) -> None:
@@ -145,7 +146,7 @@ class _History:
             self._positions.append(sum(map(len, self._joined)) + (np.cumsum(used) - 1)[kept])
             self._joined.append(metropolis.compact(traces.select(used)))
         self._pieces = [metropolis.compact(traces.select(self._where))]
-        self._kept, self._where, self._num_bytes = [], self._chains, 0
+        self._kept, self._where = [], self._chains
 
 
 class _Run(Generic[KernelT]):

@@ -303,6 +303,16 @@ def test_by_default_only_long_runs_have_many_chains(in_process):
     assert posterior.provenance.num_chains == 6
 
 
+@pytest.mark.parametrize(("name", "value"), [("_PIECES", 3), ("_PIECES_BYTES", 0)])
+def test_the_states_of_chains_do_not_depend_on_when_they_are_sorted_out(name, value, in_process, monkeypatch):
+    arguments = {"num_traces": 600, "burn_in": 50, "thinning": 3, "seed": 8}
+    first = lightweight_mh(in_process(gaussian), {"y": 0.0}, **arguments)
+    monkeypatch.setattr(chains, name, value)
+    again = lightweight_mh(in_process(gaussian), {"y": 0.0}, **arguments)
+    assert np.array_equal(first.traces.value, again.traces.value)
+    assert np.array_equal(first.traces.index, again.traces.index)
+
+
 def test_every_execution_of_a_chain_has_its_own_index(in_process):
     seen = []
 

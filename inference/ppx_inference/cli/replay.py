@@ -31,7 +31,7 @@ from ppx_server.store import TraceStore
 from ppx_server.trace import DrawFlag, Status, TensorTable, TraceBatch
 
 _SHOWN_NUMBERS = 8
-"""Elements of an array that a table shows."""
+"""Elements of an array that a table shows one by one."""
 
 
 @reported
@@ -175,7 +175,7 @@ def _show(traces: TraceBatch, script: ScriptBatch) -> None:
             row["chosen"],
             str(row["visit"]),
             number(row["value"]),
-            number(row["log_prob"]),
+            number(row["log_prob"] + 0.0),
         )
     show(draws)
     others = table("", ["", "name", "visit", "value", "log prob"], left=2)
@@ -187,7 +187,7 @@ def _show(traces: TraceBatch, script: ScriptBatch) -> None:
                 row["name"],
                 str(row["visit"]),
                 text,
-                number(row["log_prob"]) if kind == "observation" else "-",
+                number(row["log_prob"] + 0.0) if kind == "observation" else "-",
             )
     show(others)
 
@@ -263,7 +263,11 @@ def _prior(row: Mapping[str, Any]) -> str:
 def _array(value: NDArray[np.float64]) -> str:
     if value.ndim == 0:
         return number(float(value))
-    return np.array2string(value, precision=4, threshold=_SHOWN_NUMBERS, edgeitems=2)
+    if value.size > _SHOWN_NUMBERS:
+        shape = " x ".join(map(str, value.shape))
+        low, mean, high = (number(float(x)) for x in (value.min(), value.mean(), value.max()))
+        return f"{shape} numbers from {low} to {high}, mean {mean}"
+    return np.array2string(value, precision=4)
 
 
 def _difference(traces: TraceBatch, recorded: TraceBatch) -> str:

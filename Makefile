@@ -22,6 +22,7 @@ test: venv cpp
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: venv cpp
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]' || echo "atheris cannot be installed: the coverage-guided fuzzing is left out"
 	$(BIN)/python -m pytest
 
 lint: venv

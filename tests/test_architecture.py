@@ -28,7 +28,10 @@ ALLOWED = {
 # Third-party packages that only these places may import.
 RESERVED = {
     "torch": ("ppx_proposals",),
-    "zmq": ("ppx_server.transport", "ppx_server.executor", "ppx_server.worker", "ppx_client"),
+    "zmq": (
+        *(f"ppx_server.{module}" for module in ("transport", "worker", "batches", "stepwise", "executor")),
+        "ppx_client",
+    ),
 }
 
 

@@ -111,7 +111,7 @@ class Cell:
     def advance(self, state: State, entry: Ints, instance: Ints, element: Ints) -> tuple[Single, Single]:
         """h and c, each `(n, H)`, in front of n draws."""
         size = self.size
-        gates = self._gates(state, entry, step_features(instance, element))
+        gates = self._gates(state, entry, instance, element)
         np.tanh(gates, out=gates)
         sigmoids = gates[:, : 3 * size]
         sigmoids *= np.float32(0.5)
@@ -122,7 +122,7 @@ class Cell:
         h *= sigmoids[:, 2 * size :]
         return h, c
 
-    def _gates(self, state: State, entry: Ints, features: Single) -> Single:
+    def _gates(self, state: State, entry: Ints, instance: Ints, element: Ints) -> Single:
         """What goes into the gates, `(n, 4H)`: one matrix product, in which every pair of draws has two columns."""
         entries, rows = self.entries, np.arange(len(entry))
         pair = entry * len(entries.before) + state.before
@@ -131,13 +131,13 @@ class Cell:
             gates = np.empty((len(entry), self._matrix.shape[1]), np.float32)
             for first in range(0, len(pairs), _PAIRS):
                 part = np.flatnonzero((which >= first) & (which < first + _PAIRS))
-                gates[part] = self._gates(state.take(part), entry[part], features[part])
+                gates[part] = self._gates(state.take(part), entry[part], instance[part], element[part])
             return gates
         now, before = np.divmod(pairs, len(entries.before))
         constant = entries.gates[now] + entries.before[before]
         inputs = np.zeros((len(entry), len(self._matrix) + 2 * len(pairs)), np.float32)
         inputs[:, : self.size] = state.h
-        inputs[:, self.size : self.size + NUM_FEATURES] = features
+        inputs[:, self.size : self.size + NUM_FEATURES] = step_features(instance, element)
         column = which + len(self._matrix)
         inputs[rows, column] = 1.0
         inputs[rows, column + len(pairs)] = state.feature

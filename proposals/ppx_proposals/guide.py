@@ -66,36 +66,30 @@ class NetworkGuide:
     def _begin(self, num_traces: int) -> None:
         self._state = State.fresh(num_traces, self.cell.size)
         # Address id, visit and element of the draw before, per slot.
-        self._last = np.full((num_traces, 3), -1)
+        self._last = np.full((3, num_traces), -1)
 
     def restart(self, slot: int) -> None:
         """See `Guide.restart`."""
-        self._last[slot] = -1
+        self._last[:, slot] = -1
         self._state.put(np.array([slot]), State.fresh(1, self.cell.size))
 
     def choose(self, asks: Sequence[Ask], normals: Double) -> Sequence[Choice]:
         """See `Guide.choose`. Unknown addresses are drawn from the prior."""
-        slots, address_id, instance = np.array([ask[:3] for ask in asks], np.int64).T
-        size = np.array([len(ask.params) for ask in asks])
-        params = Params(
-            np.array([p for ask in asks for p in ask.params]), np.concatenate([[0], np.cumsum(size)])
-        )
-        last = self._last[slots]
-        again = (last[:, 0] == address_id) & (last[:, 1] == instance)
-        element = np.where(again, last[:, 2] + 1, 0)
+        columns = np.array([(a.slot, a.address_id, a.instance, len(a.params)) for a in asks]).T
+        slots, address_id, instance, size = columns
+        offsets = np.zeros(len(asks) + 1, np.int64)
+        size.cumsum(out=offsets[1:])
+        params = Params(np.array([p for ask in asks for p in ask.params]), offsets)
+        again = (self._last[:2, slots] == columns[1:3]).all(axis=0)
+        element = np.where(again, self._last[2, slots] + 1, 0)
         entry = self.cell.entries.find(address_id, size)
         with np.errstate(all="ignore"):  # weights that are not finite end in draws from the prior
             h, c = self.cell.advance(self._state.take(slots), entry, instance, element)
             chosen = self.cell.choose(h, entry, params, np.arange(len(asks)), normals)
         self._state.put(slots, State(h, c, chosen.before, chosen.feature))
-        self._last[slots] = np.stack([address_id, instance, element], axis=1)
+        self._last[:2, slots], self._last[2, slots] = columns[1:3], element
         self.count(entry)
-        return [
-            Choice(value, z, ratio)
-            for value, z, ratio in zip(
-                chosen.value.tolist(), chosen.z.tolist(), chosen.log_ratio.tolist(), strict=True
-            )
-        ]
+        return list(map(Choice, chosen.value.tolist(), chosen.z.tolist(), chosen.log_ratio.tolist()))
 
     def count(self, entry: Ints) -> None:
         """Counts choices by entry."""

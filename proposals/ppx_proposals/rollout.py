@@ -90,8 +90,8 @@ class Front:
     confidence: Floats
 
     @classmethod
-    def fresh(cls, n: int, size: int) -> Front:
-        """Traces that have made no draw."""
+    def fresh(cls, n: int, size: int, confidence: Floats) -> Front:
+        """Traces that have made no draw; `size` is H."""
         return cls(
             row=np.arange(n),
             ordinal=np.zeros(n, np.int64),
@@ -105,7 +105,7 @@ class Front:
             earlier=np.full(n, NONE),
             given=np.zeros(n, np.bool_),
             source=np.zeros(n, np.int64),
-            confidence=np.ones(n),
+            confidence=confidence,
         )
 
     def going(self) -> Flags:

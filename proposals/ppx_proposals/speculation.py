@@ -47,6 +47,7 @@ class SpeculativeNetworkGuide:
         self._roller = Roller(guide.cell, forecast, self._memory)
         self._addresses = AddressTable()
         self._number, self._row = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._cautious = np.zeros(0, np.bool_)
         self._rollouts: dict[int, Rollout] = {}
         self._waiting: Counter[int] = Counter()
         self._next = 0
@@ -81,15 +82,18 @@ class SpeculativeNetworkGuide:
         self._rollouts.clear()
         self._waiting.clear()
         self._number, self._row = np.full(num_traces, NONE), np.zeros(num_traces, np.int64)
+        self._cautious = np.zeros(num_traces, np.bool_)
 
     def choose(self, asks: Sequence[Ask], normals: Double) -> Sequence[Choice]:
         """See `Guide.choose`. Unknown addresses are drawn from the prior."""
         return self._guide.choose(asks, normals)
 
     def restart(self, slot: int) -> None:
-        """See `Guide.restart`."""
+        """See `Guide.restart`. From then on only draws that are certain to come are chosen ahead in this slot: if the
+        trace fails again, it does not do so on a track that it would not have taken."""
         self._guide.restart(slot)
         self._forget(np.array([slot]))
+        self._cautious[slot] = True
 
     def speculate(
         self, slots: Ints, traces: TraceBatch | None, normals: Callable[[Ints, int, int], Double]
@@ -106,7 +110,7 @@ class SpeculativeNetworkGuide:
     def _go_on_from_start(self, slots: Ints, normals: Callable[[Ints, int, int], Double]) -> Tails:
         n = len(slots)
         visits = np.zeros((n, self._roller.places.num_groups), np.int32)
-        front = Front.fresh(n, self._guide.cell.size)
+        front = Front.fresh(n, self._guide.cell.size, self._confidence(slots))
         given = Given(_NO_PARAMS, np.zeros(0, np.int64))
         rollout = self._roller.roll(front, visits, given, np.zeros(0), Numbers(slots, normals))
         self._remember(rollout, slots)
@@ -121,7 +125,7 @@ class SpeculativeNetworkGuide:
         layout = Layout(traces)
         settled = self._settle(slots, traces, layout)
         going = np.flatnonzero((traces.status == Status.PENDING) | (settled.holds < layout.executed))
-        front = self._front(going, traces, layout, settled)
+        front = self._front(slots, going, traces, layout, settled)
         visits = self._visits(going, traces, layout, settled.holds)
         before = layout.ordinal < settled.holds[layout.trace]
         member = np.zeros(len(traces), np.bool_)
@@ -168,7 +172,10 @@ class SpeculativeNetworkGuide:
         self._forecast.observe(transitions(traces, layout.head, since, settled.holds, chosen))
         return settled
 
-    def _front(self, going: Ints, traces: TraceBatch, layout: Layout, settled: Settled) -> Front:
+    def _confidence(self, slots: Ints) -> Double:
+        return np.where(self._cautious[slots], 0.0, 1.0)
+
+    def _front(self, slots: Ints, going: Ints, traces: TraceBatch, layout: Layout, settled: Settled) -> Front:
         """Where the given traces go on: at a draw whose parameters are known."""
         row = traces.offsets[going] + settled.holds[going]
         head = layout.head[row]
@@ -189,7 +196,7 @@ class SpeculativeNetworkGuide:
             earlier=past.site,
             given=np.ones(len(going), np.bool_),
             source=head,
-            confidence=np.ones(len(going)),
+            confidence=self._confidence(slots[going]),
         )
 
     def _visits(self, going: Ints, traces: TraceBatch, layout: Layout, holds: Ints) -> NDArray[np.int32]:

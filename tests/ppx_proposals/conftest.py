@@ -30,6 +30,7 @@ class InProcess:
         model: The model; a `ModelError` that it raises fails the trace.
         asks: Traces that wait for the guide at the same time, where they ask draw by draw.
         waves: Groups of traces that a guide which speculates is asked about in turn.
+        lost: Slots whose first execution is lost with its simulator, with such a guide.
 
     Attributes:
         rounds: How often such a guide was asked.
@@ -38,11 +39,11 @@ class InProcess:
 
     failure: type[Exception]
 
-    def __init__(self, model: Model, *, asks: int = 3, waves: int = 2) -> None:
+    def __init__(self, model: Model, *, asks: int = 3, waves: int = 2, lost: Sequence[int] = ()) -> None:
         self.addresses = AddressTable()
         self.model_name = getattr(model, "__name__", "model")
         self.rounds = 0
-        self._model, self._asks, self._waves = model, asks, waves
+        self._model, self._asks, self._waves, self._lost = model, asks, waves, lost
 
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
@@ -100,8 +101,22 @@ class InProcess:
                 self.rounds += 1
                 own = _with_tails(own, None, slots, guide.speculate(slots, None, numbers))
             waves.append((slots, own))
+        lost = set(self._lost)
         while waves:
             slots, own = waves.pop(0)
+            for slot in lost & set(slots.tolist()):
+                lost.remove(slot)
+                guide.restart(slot)
+                one = np.array([slot])
+                waves.append(
+                    (
+                        one,
+                        _with_tails(
+                            _select_scripts(scripts, one), None, one, guide.speculate(one, None, numbers)
+                        ),
+                    )
+                )
+                slots, own = slots[slots != slot], _select_scripts(own, np.flatnonzero(slots != slot))
             if len(slots) == 0:
                 continue
             traces = self.follow(own, observations)

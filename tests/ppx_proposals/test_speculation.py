@@ -23,7 +23,6 @@ from ppx_proposals.rollout import Rollout
 from ppx_proposals.speculation import SpeculativeNetworkGuide
 from ppx_proposals.vocabulary import Vocabulary
 from ppx_server.address import Address, AddressTable
-from ppx_server.philox import Stream, normals
 from ppx_server.protocol import Event, Observe, Sample, WireDistribution
 from ppx_server.script import Ask, Otherwise, ScriptBatch
 from ppx_server.trace import Params, Status, TraceBatch, segment_sum
@@ -326,32 +325,52 @@ def test_a_trace_that_only_fails_on_a_wrong_track_does_not_fail(simulator) -> No
     assert guide.num_open == 0
 
 
-def test_a_restarted_trace_begins_again(build) -> None:  # type: ignore[no-untyped-def]
-    sim, proposal, given = build("changing")
+@pytest.mark.parametrize("name", ["changing", "looping"])
+def test_a_restarted_trace_begins_again(build, simulator, name: str) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build(name)
     answered = _guided(sim, given, proposal.guide(given, speculation=False))
     guide = _ahead(proposal, given)
     _guided(sim, given, guide)
-    slots = np.arange(10)
+    again = simulator(MODELS[name], lost=range(0, NUM_TRACES, 3))
+    again.execute(ScriptBatch.empty(1, np.arange(150)), None)
+    _assert_same(_guided(again, given, guide), replace(answered, addresses=again.addresses))
+    assert guide.num_open == 0
 
-    def numbers(slots, start: int, count: int):  # type: ignore[no-untyped-def]
-        columns = [normals(2, slots, count, start=start, stream=s) for s in (Stream.DRAWS, Stream.PROPOSALS)]
-        return np.stack(columns, axis=-1)
 
-    guide.begin(10, sim.addresses)
-    first = guide.speculate(slots, None, numbers)
-    assert guide.num_open == len(first.z)
-    guide.restart(3)
-    again = guide.speculate(slots[3:4], None, numbers)
-    np.testing.assert_allclose(again.z, first.z[first.offsets[3] : first.offsets[4]], atol=1e-5)
-    # A guide that answers does so too.
-    plain = proposal.guide(given, speculation=False)
-    plain.begin(1, sim.addresses)
-    z = []
+def test_a_restarted_trace_is_never_on_a_wrong_track(simulator) -> None:  # type: ignore[no-untyped-def]
+    ends = []
+
+    def recorded() -> Generator[Event, float, None]:
+        x = yield _draw("x", "Normal", 0.0, 1.0)
+        c = yield _draw("c", "Categorical", np.array([_sigmoid(x), _sigmoid(-x)]))
+        y = yield _draw("y", "Normal", c, 1.0)
+        ends.append((x, c, y))
+        yield _observe("o", y, 1.0)
+
+    for lost in ((), range(NUM_TRACES)):
+        sim = simulator(recorded, lost=lost)
+        guide = _ahead(_proposal(sim.execute(ScriptBatch.empty(1, np.arange(50)), None), ["o"]), {"o": 0.0})
+        if not lost:
+            _guided(sim, {"o": 0.0}, guide)
+        ends.clear()
+        traces = _guided(sim, {"o": 0.0}, guide)
+        wrong = np.unique(ends, axis=0).shape[0] - len(np.unique(traces.value.reshape(-1, 3), axis=0))
+        assert (wrong > 0) == (not lost)
+
+
+def test_a_restarted_slot_is_answered_from_the_first_draw(build) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build("changing")
+    guide = proposal.guide(given, speculation=False)
+    guide.begin(1, sim.addresses)
+    x = next(i for i, a in enumerate(sim.addresses) if a.name == "x")
+    chosen = []
     for _ in range(2):
-        ask = Ask(0, int(answered.address_id[0]), 0, (0.0, 1.0))
-        z.append(plain.choose([ask], numbers(np.array([0]), 0, 1)[:, 0])[0].z)
-        plain.restart(0)
-    assert z[0] == z[1]
+        for instance in range(2):
+            ask = Ask(0, x, instance, (0.0, 1.0))
+            chosen.append(guide.choose([ask], np.array([[0.3, -0.5]]))[0].z)
+        guide.restart(0)
+    assert chosen[0] != chosen[1]
+    assert chosen[:2] == chosen[2:]
 
 
 def correlated() -> Generator[Event, float, None]:

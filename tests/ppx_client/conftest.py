@@ -67,7 +67,7 @@ FAMILIES = [
     "TruncatedNormal",
 ]
 PARAMETERS = (0, 2, 2, 1, 1, 1, 2, 1, 2, 2, 2, 2, 4)
-CAPABILITIES = ("observed_value", "error", "truncated_normal")
+CONTROLLER = ("error", "observed_value", "truncated_normal", "batch", "rejection", "shutdown")
 
 
 def _generated(name: str) -> Any:
@@ -269,7 +269,7 @@ class BatchController:
     def handshake(self) -> HandshakeResult:
         """Shakes hands."""
         self.addresses = []
-        result = self.ask(Handshake("test", ("error", "batch", "rejection", "shutdown")))
+        result = self.ask(Handshake("test", CONTROLLER))
         assert isinstance(result, HandshakeResult)
         return result
 

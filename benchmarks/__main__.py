@@ -63,9 +63,9 @@ def _table(options: argparse.Namespace, console: Console) -> None:
         console.print(
             "pyprob and bare: one simulator process; ours: "
             f"{'the default number' if plan.workers is None else plan.workers}. MH: {work.NUM_CHAINS} chains (pyprob: "
-            f"one). Training: {seconds.training:g} s for each, LSTM {work.LSTM_SIZE}, minibatches of "
-            f"{work.BATCH_SIZE}; effective samples/s with the network that came out. In brackets: the least that the "
-            "design asks for."
+            f"one). Training: {seconds.training:g} s for each, LSTM {work.LSTM_SIZE}, minibatches "
+            "as each does by default; effective samples/s with the network that came out. In brackets: the least that "
+            "the design asks for."
         )
 
 

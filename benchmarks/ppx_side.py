@@ -60,11 +60,7 @@ def measure(request: Mapping[str, Any]) -> work.Figures:
 
 
 def _compilation(sim: Simulator, given: Mapping[str, Any], seconds: work.Seconds) -> work.Figures:
-    config = TrainingConfig(
-        network=NetworkConfig(lstm_size=work.LSTM_SIZE),
-        batch_size=work.BATCH_SIZE,
-        max_seconds=seconds.training,
-    )
+    config = TrainingConfig(network=NetworkConfig(lstm_size=work.LSTM_SIZE), max_seconds=seconds.training)
     started = time.perf_counter()
     proposal: Proposal = train(
         sim, list(given), num_traces=10**9, seed=1, config=config, device="cpu", progress=quiet

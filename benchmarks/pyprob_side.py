@@ -15,6 +15,9 @@ import numpy as np
 
 from benchmarks import work
 
+_BATCH_SIZE = 64
+"""pyprob's default."""
+
 
 def measure(request: Mapping[str, Any]) -> work.Figures:
     """Does the work that was asked for.
@@ -60,13 +63,13 @@ def _compilation(model: Any, given: Mapping[str, Any], seconds: work.Seconds) ->
     while time.perf_counter() - started < seconds.training:
         # One minibatch: the network and its optimizer go on where they stopped.
         model.learn_inference_network(
-            num_traces=work.BATCH_SIZE,
+            num_traces=_BATCH_SIZE,
             inference_network=InferenceNetwork.LSTM,
             observe_embeddings={name: {"dim": 32} for name in given},
-            batch_size=work.BATCH_SIZE,
+            batch_size=_BATCH_SIZE,
             lstm_dim=work.LSTM_SIZE,
         )
-        num_traces += work.BATCH_SIZE
+        num_traces += _BATCH_SIZE
     training = num_traces / (time.perf_counter() - started)
     effective = 0.0
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 LSTM_SIZE = 128
-BATCH_SIZE = 64
 NUM_CHAINS = 64
 
 LABELS = {

@@ -55,12 +55,12 @@ def train(
         int | None, typer.Option(min=1, help="Size of the LSTM; by default 128.", show_default=False)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Traces per minibatch; by default 64.", show_default=False)
+        int | None, typer.Option(min=1, help="Traces per minibatch; by default 128.", show_default=False)
     ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            min=1e-9, help="First learning rate, by default 0.002; Adam-HD adapts it.", show_default=False
+            min=1e-9, help="First learning rate, by default 0.003; Adam-HD adapts it.", show_default=False
         ),
     ] = None,
     device: Annotated[

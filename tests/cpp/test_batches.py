@@ -327,7 +327,7 @@ def test_rejection_loops_are_recorded(controller: Any) -> None:
     assert loops.offsets.tolist() == [0, 2, 4]
     assert [controller.known[number].address for number in loops.address[:2]] == [
         "outer",
-        "batches_cpp:56:batches",
+        "batches_cpp:63:batches",
     ]
     assert loops.begin.tolist() == [4, 4, 3, 3]
     assert loops.end.tolist() == [7, 7, 4, 4]
@@ -336,6 +336,12 @@ def test_rejection_loops_are_recorded(controller: Any) -> None:
 def test_loops_that_are_open_end_with_the_trace(controller: Any) -> None:
     result = controller.play([1], [script((N, 0, 0.0), (R, 0, 0.75))], ask=True)
     assert (result.loops.begin.tolist(), result.loops.end.tolist()) == ([3, 3], [5, 5])
+
+
+def test_a_loop_left_by_an_exception_ends_there(controller: Any) -> None:
+    loops = controller.play([1], [[(FAULT, 0, 8.0, NAN), (N, 0, 0.0, NAN), (R, 0, 0.25, NAN)]]).loops
+    assert controller.known[loops.address[0]].name == "caught"
+    assert (loops.begin.tolist(), loops.end.tolist()) == ([3, 3, 3], [3, 4, 4])
 
 
 def test_results_of_any_shape(controller: Any) -> None:

@@ -57,14 +57,14 @@ def raw(address: str, message: bytes) -> bytes:
         return socket.recv()
 
 
-def trace(exchange: Any) -> list[Any]:
+def trace(exchange: Any, fault: float = 0.0) -> list[Any]:
     """The events of one trace of PPX 1.0."""
     events = [exchange(Run())]
     while not isinstance(events[-1], RunResult):
         match events[-1]:
             case Sample(address, _, distribution):
                 shape = np.shape(distribution.params[0]) if distribution.family == "Normal" else ()
-                value = {"r": 0.25, "x": 0.5, "n": 1.0}.get(address, 0.0)
+                value = {"fault": fault, "r": 0.25, "x": 0.5, "n": 1.0}.get(address, 0.0)
                 events.append(exchange(SampleResult(np.zeros(shape) if shape else value)))
             case Observe(_, name, _, value):
                 events.append(
@@ -89,6 +89,22 @@ def test_traces_report_rejection_loops_to_controllers_that_want_them(controller:
     assert loops == [("outer", True), ("", True), ("", False), ("outer", False)]
     place = [type(event).__name__ for event in events].index("Rejection")
     assert events[place + 2].address == "r"
+
+
+def test_a_loop_left_by_an_exception_is_reported(controller: Any) -> None:
+    events = trace(controller.exchange, fault=8.0)
+    loops = [(event.name, event.begin) for event in events if isinstance(event, Rejection)]
+    assert loops[:3] == [("caught", True), ("caught", False), ("outer", True)]
+
+
+def test_a_handshake_takes_over_inside_a_loop(controller: Any, served: Any, connected: Any) -> None:
+    event = controller.exchange(Run())
+    while not isinstance(event, Rejection):
+        event = controller.exchange(SampleResult(0.0))
+    with connected(served.address) as other:
+        trace(other.exchange)
+    assert isinstance(controller.exchange(RejectionResult()), Error)
+    trace(controller.exchange)
 
 
 def test_a_controller_without_the_capability_hears_nothing_of_loops(served: Any, tools: Any) -> None:

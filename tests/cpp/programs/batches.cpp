@@ -39,13 +39,20 @@ static void fail(std::int64_t fault) {
         case 7:
             tag(Tensor{{1.0, 2.0, 3.0}, {2, 2}}, "misshapen");
             break;
+        case 8:  // leaves a loop by an exception that it catches
+            try {
+                const rejection_scope loop("caught");
+                throw std::runtime_error("rejected");
+            } catch (const std::exception&) {
+            }
+            break;
         default:
             break;
     }
 }
 
 static Tensor batches() {
-    const auto fault = sample(Categorical{std::vector<double>{100, 1, 1, 1, 1, 1, 0, 1}}, "fault");
+    const auto fault = sample(Categorical{std::vector<double>{100, 1, 1, 1, 1, 1, 0, 1, 1}}, "fault");
     const auto n = sample(Poisson{2.0}, "n");
     double sum = 0.0;
     for (std::int64_t i = 0; i < n; ++i) sum += sample(Normal{sum, 1.0}, "x");

@@ -204,8 +204,13 @@ class [[nodiscard]] rejection_scope {
     ~rejection_scope() noexcept(false) {
         detail::ThreadState& thread = detail::this_thread();
         if (thread.player != nullptr) thread.player->end_loop(loop_);
-        // The loops of a trace that is being unwound end with it.
-        if (thread.controller != nullptr && std::uncaught_exceptions() == exceptions_) report(thread, false);
+        if (thread.controller == nullptr) return;
+        try {
+            report(thread, false);
+        } catch (const detail::AbandonedTrace&) {
+            // Another exception is on its way: if the model catches that, it meets this one at its next statement.
+            if (std::uncaught_exceptions() == exceptions_) throw;
+        }
     }
     rejection_scope(const rejection_scope&) = delete;
     rejection_scope& operator=(const rejection_scope&) = delete;

@@ -294,7 +294,7 @@ class BatchRun:
         seat.worker.discard()
         if suspect is not None:
             self._suspect(suspect, seat.worker, error, alone=alone)
-        if isinstance(error, SimulatorStartError) or self._error is not None:
+        if not seat.worker.may_recover or self._error is not None:
             if not self._seats:
                 self._error = self._error or error
             return

@@ -243,7 +243,7 @@ class StepwiseRun:
                 self._slots.appendleft(player.slot)
                 if self._guide is not None:
                     self._guide.restart(player.slot)
-        if not isinstance(error, SimulatorStartError) and self._error is None:
+        if seat.worker.may_recover and self._error is None:
             try:
                 seat.worker.start()
             except SimulatorStartError as start_error:

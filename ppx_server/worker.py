@@ -23,8 +23,9 @@ from ppx_server.transport import Channel
 
 SYSTEM_NAME = "ppx 0.1.0"
 _POLL_MILLISECONDS = 20
-_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 60.0
-"""How long after a start that failed it is worth trying again, if there are other simulators: doubled every time."""
+_STARTS = 3
+"""How often in a row it is tried to start a process that has been ready before: it may have been killed meanwhile."""
+_LONGEST_PAUSE = 60.0  # seconds
 
 
 def _identity(greeting: HandshakeResult) -> str:
@@ -90,8 +91,8 @@ class Worker:
         self._connection = Connection(Role.CONTROLLER)
         self._deadline = math.inf
         self._greeting: HandshakeResult | None = None
-        self._retry_seconds = _FIRST_RETRY_SECONDS
-        self._retry_at = 0.0
+        self._num_starts = 0  # since it was ready
+        self._started_at = 0.0
 
     # Starting and stopping
 
@@ -102,9 +103,8 @@ class Worker:
             SimulatorStartError: The program cannot be executed, or the address is none.
         """
         self.discard()
-        # Until it is ready, the attempt counts as failed.
-        self._retry_at = time.monotonic() + self._retry_seconds
-        self._retry_seconds = min(2 * self._retry_seconds, _LAST_RETRY_SECONDS)
+        self._num_starts += 1
+        self._started_at = time.monotonic()
         if self.config.command:
             self._process = SimulatorProcess(self.config.command, memory_limit=self.config.memory_limit)
         self._channel = Channel(self._context, self._address)
@@ -118,9 +118,16 @@ class Worker:
         return self._channel is not None
 
     @property
+    def may_recover(self) -> bool:
+        """Whether to start it at once when it was lost: not if that keeps failing."""
+        started_before = self._greeting is not None and bool(self.config.command)
+        return self._num_starts == 0 or (started_before and self._num_starts < _STARTS)
+
+    @property
     def worth_starting(self) -> bool:
-        """Whether the last attempt to start it did not fail just now."""
-        return time.monotonic() >= self._retry_at
+        """Whether to start it although there are others: ever more seldom, where that keeps failing."""
+        pause = min(2.0**self._num_starts, _LONGEST_PAUSE)
+        return self.may_recover or time.monotonic() > self._started_at + pause
 
     def finish_start(self) -> None:
         """Waits for the answer to the handshake.
@@ -211,7 +218,7 @@ class Worker:
         self.model_name, self.fingerprint = event.model_name, event.fingerprint
         self.ready = True
         self.expect(math.inf)
-        self._retry_seconds, self._retry_at = _FIRST_RETRY_SECONDS, 0.0
+        self._num_starts = 0
 
     def expect(self, seconds: float) -> None:
         """Sets the time within which the next message must come; infinite where none is due."""

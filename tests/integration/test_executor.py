@@ -27,6 +27,7 @@ from ppx_server.executor import FailurePolicy
 from ppx_server.philox import uniforms
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import DrawFlag, Status
+from tests.integration.faults import descendants
 
 MODELS = Path(__file__).with_name("models.py")
 
@@ -45,19 +46,6 @@ def gaussian():
 def mixed():
     with Simulator(command("mixed"), num_workers=2) as sim:
         yield sim
-
-
-def descendants(pid: int) -> list[int]:
-    """Children of a process: simulators, not what guards them or lists them."""
-    command = ["ps", "-eo", "pid=,ppid=,args="]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rows = (line.split(maxsplit=2) for line in listing.splitlines() if not line.lstrip().startswith("#"))
-    rows = (row for row in rows if len(row) == 3 and row[0].isdigit() and row[1].isdigit())
-    return sorted(
-        int(child)
-        for child, parent, args in rows
-        if int(parent) == pid and not args.startswith("ps ") and "import os, signal" not in args
-    )
 
 
 def test_prior_traces_have_draws_observations_tags_and_results(gaussian: Simulator) -> None:

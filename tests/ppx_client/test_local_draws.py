@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy.special import ndtri
 
 import ppx_client as ppx
 from ppx_client.quantiles import SCALAR, quantiles
+from ppx_server.philox import normals
 
 NUM_DRAWS = 4000
 # P(KS statistic * sqrt(n) > 1.95) = 1e-3 (Kolmogorov distribution); the seed is fixed.
@@ -110,7 +112,24 @@ def test_observe_without_controller() -> None:
     ppx.tag(1.0, name="nothing")
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, "1", True])
+def test_draws_are_those_of_philox_on_every_thread() -> None:
+    ppx.seed(7)
+    expected = normals(7, [0], 606)[0]
+    drawn = [ppx.sample(ppx.Normal(0.0, 1.0)) for _ in range(300)]
+    drawn += ppx.sample(ppx.Normal(np.zeros(6), 1.0)).tolist()
+    drawn += [ppx.sample(ppx.Normal(0.0, 1.0)) for _ in range(300)]
+    np.testing.assert_array_equal(drawn, expected)
+    # Another thread has numbers of its own, until it is seeded.
+    threads: list[float] = []
+    for start in (lambda: None, lambda: ppx.seed(7)):
+        thread = threading.Thread(target=lambda: (start(), threads.append(ppx.sample(ppx.Normal(0.0, 1.0)))))  # noqa: B023
+        thread.start()
+        thread.join()
+    assert threads[0] not in expected
+    assert threads[1] == expected[0]
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "1", True, 1 << 64])
 def test_bad_seeds(value: Any) -> None:
     with pytest.raises(ppx.PPXError, match="no whole number"):
         ppx.seed(value)

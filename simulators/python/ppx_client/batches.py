@@ -55,7 +55,9 @@ class Expected:
 
 def _most(counts: Sequence[int], before: int) -> int:
     """What nine of ten traces do with, slowly forgetting the batches before."""
-    return before if not len(counts) else int(max(np.quantile(counts, 0.9), 0.9 * before)) + 1
+    if not counts:
+        return before
+    return max(sorted(counts)[int(0.9 * len(counts))], int(0.9 * before)) + 1
 
 
 class Batch:
@@ -111,7 +113,10 @@ class Batch:
         """The random numbers of each trace."""
         seed, index = self._script.seed, self._script.index
         count = min(expected, _MOST)
-        block = _BLOCK // max(count, 1)
+        if not count:
+            yield from (Numbers(seed, number, stream) for number in index.tolist())
+            return
+        block = _BLOCK // count
         for first in range(0, len(index), block):
             part = index[first : first + block]
             u = uniforms(seed, part, 0, count, stream)

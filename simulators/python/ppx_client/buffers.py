@@ -77,20 +77,19 @@ class Writer:
         body = bytearray(_I32.pack(vtable_size))
         slots = [0] * len(fields)
         references = []
+        present = [(_size(field), slot, field) for slot, field in enumerate(fields) if field is not None]
         # The larger ones come first, so that everything is aligned.
-        for size in (8, 4, 1):
-            for slot, field in enumerate(fields):
-                if field is None or _size(field) != size:
-                    continue
-                body += bytes(-len(body) % size)
-                slots[slot] = len(body)
-                if size == 1:
-                    body.append(field)
-                elif isinstance(field, Inline):
-                    body += field.data
-                else:
-                    references.append((len(body), field))
-                    body += bytes(4)
+        present.sort(key=_larger_first)
+        for size, slot, field in present:
+            body += bytes(-len(body) % size)
+            slots[slot] = len(body)
+            if size == 1:
+                body.append(field)
+            elif isinstance(field, Inline):
+                body += field.data
+            else:
+                references.append((len(body), field))
+                body += bytes(4)
         self._align(8, vtable_size)
         self.data += b"".join(map(_U16.pack, (vtable_size, len(body), *slots)))
         table = len(self.data)
@@ -129,6 +128,10 @@ class Writer:
             position = self._node(node)
             _U32.pack_into(self.data, reference, position - reference)
         return vector
+
+
+def _larger_first(field: tuple[int, int, Any]) -> int:
+    return -field[0]
 
 
 def _size(field: Any) -> int:

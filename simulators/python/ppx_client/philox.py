@@ -46,9 +46,8 @@ def uniforms(seed: int, index: ArrayLike, start: int, count: int, stream: Stream
     """
     traces = np.atleast_1d(np.asarray(index, np.uint64))[:, None]
     block = np.arange(start // 2, (start + count + 1) // 2, dtype=np.uint64)[None, :]
-    shape = (len(traces), block.shape[1])
-    c0, c1 = np.broadcast_to(traces & _LOW, shape), np.broadcast_to(traces >> _32, shape)
-    c2, c3 = np.broadcast_to(block, shape), np.full(shape, int(stream), np.uint64)
+    # The words take their full shape (K, blocks) in the first rounds.
+    c0, c1, c2, c3 = traces & _LOW, traces >> _32, block, np.full((1, 1), int(stream), np.uint64)
     k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _M0, c2 * _M1
@@ -59,10 +58,10 @@ def uniforms(seed: int, index: ArrayLike, start: int, count: int, stream: Stream
             p0 & _LOW,
         )
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    bits = np.empty((shape[0], shape[1], 2), np.uint64)
+    bits = np.empty((*c0.shape, 2), np.uint64)
     bits[:, :, 0] = (c0 >> _6) << _26 | (c1 >> _6)
     bits[:, :, 1] = (c2 >> _6) << _26 | (c3 >> _6)
-    numbers = bits.reshape(shape[0], -1)[:, start % 2 : start % 2 + count]
+    numbers = bits.reshape(len(traces), 2 * block.size)[:, start % 2 : start % 2 + count]
     return (numbers.astype(np.float64) + 0.5) * 2.0**-52
 
 

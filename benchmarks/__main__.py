@@ -88,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--models", choices=MODELS, default=list(MODELS), help=f"which of {names(MODELS)}", **several
     )
-    parser.add_argument("--seconds", type=float, default=0.7, help="per kind of work (default 0.7)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="per kind of work (default 0.4)")
     table = parser.add_argument_group("table")
     table.add_argument(
         "--languages",
@@ -112,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"which of {names(comparison.SIDES)}",
         **several,
     )
-    table.add_argument("--training-seconds", type=float, default=4.0, help="of training (default 4)")
+    table.add_argument("--training-seconds", type=float, default=3.0, help="of training (default 3)")
     table.add_argument("--workers", type=int, help="simulator processes of ours (default: that of Simulator)")
     table.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
     table.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ppx_proposals.config import NetworkConfig, TrainingConfig
 from ppx_proposals.guide import NetworkGuide
 from ppx_proposals.proposal import Coverage, Proposal, TrainingState, TrainingStep
+from ppx_proposals.speculation import SpeculativeNetworkGuide
 from ppx_proposals.training import TrainingReport, train
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "NetworkConfig",
     "NetworkGuide",
     "Proposal",
+    "SpeculativeNetworkGuide",
     "TrainingConfig",
     "TrainingReport",
     "TrainingState",

@@ -151,61 +151,55 @@ class _Open(NamedTuple):
     params_id: Ints
 
 
+class _Match(NamedTuple):
+    """How open draws compare to what was foreseen for them, in columns `(r,)`.
+
+    Attributes:
+        at: Their choices, or 0.
+        same_draw: Whether the choice was made for this draw.
+        same_params: Whether it was made under the parameters that the draw has; False for continuous draws.
+        exact: Whether the choice holds as it was made.
+        given: Whether the draw and its parameters were known when the choice was made.
+        discrete: Whether the draw is discrete and known to the proposal.
+    """
+
+    at: Ints
+    same_draw: Flags
+    same_params: Flags
+    exact: Flags
+    given: Flags
+    discrete: Flags
+
+
 def settle(cell: Cell, memory: ParameterMemory, parts: Parts, traces: TraceBatch, layout: Layout) -> Settled:
     """Settles n traces that have been in rollouts, and learns which parameters draws have."""
-    entries, trace, ordinal = cell.entries, layout.trace, layout.ordinal
+    trace, ordinal = layout.trace, layout.ordinal
     draws = _open(cell, traces, layout, parts.begin)
-    kind = entries.kind[draws.entry]
-    same_draw, at = _same_draw(draws, parts, traces, layout)
-    exact = same_draw.copy()
-    discrete = np.flatnonzero((kind == ORDERED) | (kind == CATEGORICAL))
-    among = discrete[same_draw[discrete]]
-    params_id, given = parts.params_id(), parts.column("given")
-    same_params = np.zeros(len(kind), np.bool_)
-    same_params[among] = same_vectors(
-        parts.params, params_id[at[among]], traces.params, draws.params_id[among]
-    )
-    exact[among] = same_params[among] & (parts.column("value")[at[among]] == traces.value[draws.row[among]])
-
-    stands, first_bad = _first_wrong(draws, exact)
-    holds = layout.executed.copy()
+    match = _match(cell, draws, parts, traces, layout)
+    stands, first_wrong = _first_wrong(draws, match.exact)
     bad = np.flatnonzero(stands < draws.num_open)
-    wrong = first_bad[bad]
+    wrong = first_wrong[bad]
+    holds = layout.executed.copy()
     holds[bad] = ordinal[draws.row[wrong]]
+    good = draws.step < stands[draws.trace]
     result = np.zeros(len(trace))
     before = np.flatnonzero(ordinal < parts.begin[trace])
     result[before] = parts.settled(trace[before], ordinal[before])
-    good = draws.step < stands[draws.trace]
-    result[draws.row[good]] = parts.column("log_ratio")[at[good]]
-
-    # Ordered draws under other parameters than foreseen hold, and are weighed anew.
-    renewed = np.flatnonzero(same_draw[wrong] & (kind[wrong] == ORDERED))
-    renewed = renewed[~given[at[wrong[renewed]]]]
-    again, which = wrong[renewed], bad[renewed]
+    result[draws.row[good]] = parts.column("log_ratio")[match.at[good]]
     state = parts.after(np.arange(len(traces)), stands, cell.size)
+
+    renewed = (
+        match.same_draw[wrong] & (cell.entries.kind[draws.entry[wrong]] == ORDERED) & ~match.given[wrong]
+    )
+    again, which = wrong[renewed], bad[renewed]
     if len(again):
-        h = parts.hidden(which, stands[which], cell.size)
-        ratio, left, feature = _weigh(cell, h, draws, again, traces)
-        result[draws.row[again]] = ratio
-        after = parts.after(which, stands[which] + 1, cell.size)
-        state.put(which, State(after.h, after.c, left, feature))
+        result[draws.row[again]], left = _renew(cell, draws, again, parts, stands[which], traces)
+        state.put(which, left)
         following = np.minimum(again + 1, len(draws.row) - 1)
         more = stands[which] + 1 < draws.num_open[which]
         holds[which] = np.where(more, ordinal[draws.row[following]], layout.executed[which])
         good[again] = True
-
-    reached = discrete[draws.step[discrete] <= stands[draws.trace[discrete]]]
-    tried = reached[same_draw[reached]]
-    tried = tried[~given[at[tried]]]
-    memory.judge(draws.entry[tried], exact[tried])
-    new = reached[~same_params[reached]]
-    memory.learn(
-        draws.entry[new],
-        draws.instance[new],
-        draws.element[new],
-        traces.params,
-        draws.params_id[new],
-    )
+    _learn(memory, draws, match, stands, traces)
     return Settled(holds, result, state, draws.row[good], draws.entry[good])
 
 
@@ -227,20 +221,29 @@ def _open(cell: Cell, traces: TraceBatch, layout: Layout, begin: Ints) -> _Open:
     )
 
 
-def _same_draw(draws: _Open, parts: Parts, traces: TraceBatch, layout: Layout) -> tuple[Flags, Ints]:
-    """Whether draws are the ones that were foreseen, and the choices that were foreseen for them."""
+def _match(cell: Cell, draws: _Open, parts: Parts, traces: TraceBatch, layout: Layout) -> _Match:
+    kind = cell.entries.kind[draws.entry]
+    discrete = (kind == ORDERED) | (kind == CATEGORICAL)
     there = (draws.step < parts.length[draws.trace]) & ~layout.pending[draws.row]
     at = np.where(there, parts.first[draws.trace] + draws.step, 0)
+    no = np.zeros(len(at), np.bool_)
     if not there.any():
-        return there, at
-    same = (
+        return _Match(at, no, no, no, no, discrete)
+    same_draw = (
         there
         & (parts.column("ordinal")[at] == layout.ordinal[draws.row])
         & (parts.column("entry")[at] == draws.entry)
         & (parts.column("instance")[at] == draws.instance)
         & (parts.column("element")[at] == draws.element)
     )
-    return same, at
+    rows = np.flatnonzero(same_draw & discrete)
+    same_params = no
+    same_params[rows] = same_vectors(
+        parts.params, parts.params_id()[at[rows]], traces.params, draws.params_id[rows]
+    )
+    exact = same_draw & (same_params | ~discrete)
+    exact[rows] &= parts.column("value")[at[rows]] == traces.value[draws.row[rows]]
+    return _Match(at, same_draw, same_params, exact, parts.column("given")[at], discrete)
 
 
 def _first_wrong(draws: _Open, exact: Flags) -> tuple[Ints, Ints]:
@@ -251,11 +254,12 @@ def _first_wrong(draws: _Open, exact: Flags) -> tuple[Ints, Ints]:
     return stands, np.cumsum(draws.num_open) - draws.num_open + stands
 
 
-def _weigh(
-    cell: Cell, h: Single, draws: _Open, chosen: Ints, traces: TraceBatch
-) -> tuple[Floats, Ints, Single]:
-    """Log ratios, `before` and features of ordered draws at the values they have."""
+def _renew(
+    cell: Cell, draws: _Open, chosen: Ints, parts: Parts, step: Ints, traces: TraceBatch
+) -> tuple[Floats, State]:
+    """Log ratios of ordered draws under the parameters they have, at the values they have, and the states after."""
     entry, value, params_id = draws.entry[chosen], traces.value[draws.row[chosen]], draws.params_id[chosen]
+    h = parts.hidden(draws.trace[chosen], step, cell.size)
     ratio, feature = np.zeros(len(chosen)), np.zeros(len(chosen), np.float32)
     codes = cell.entries.family[entry]
     for code in np.unique(codes).tolist():
@@ -264,7 +268,19 @@ def _weigh(
         of_rows, left = cell.ordered(h[rows], entry[rows], value[rows], columns)
         sound = np.isfinite(of_rows)
         ratio[rows], feature[rows] = np.where(sound, of_rows, 0.0), np.where(sound, left, 0.0)
-    return ratio, cell.entries.first_before[entry], feature
+    after = parts.after(draws.trace[chosen], step + 1, cell.size)
+    return ratio, State(after.h, after.c, cell.entries.first_before[entry], feature)
+
+
+def _learn(memory: ParameterMemory, draws: _Open, match: _Match, stands: Ints, traces: TraceBatch) -> None:
+    """Learns parameters from the draws up to the first of each trace that is not as foreseen."""
+    reached = match.discrete & (draws.step <= stands[draws.trace])
+    tried = reached & match.same_draw & ~match.given
+    memory.judge(draws.entry[tried], match.exact[tried])
+    new = reached & ~match.same_params
+    memory.learn(
+        draws.entry[new], draws.instance[new], draws.element[new], traces.params, draws.params_id[new]
+    )
 
 
 def follow(cell: Cell, traces: TraceBatch, layout: Layout, chosen: Ints) -> State:

@@ -136,8 +136,8 @@ class BatchRun:
         self._seats = {worker.socket: _Seat(worker, numberings[worker]) for worker in workers}
         self._error: PPXError | None = None
         self._poller = zmq.Poller()
-        for socket in self._seats:
-            self._poller.register(socket, zmq.POLLIN)
+        for worker in workers:
+            self._listen_to(worker)
 
     def loop(self) -> None:
         """Executes everything; after an error what is under way is still finished.
@@ -150,7 +150,10 @@ class BatchRun:
         self._assign()
         while self._seats and self._work_left():
             for socket, _ in self._poller.poll(int(_WATCH_SECONDS * 1000)):
-                self._receive(self._seats[socket])
+                if socket in self._seats:
+                    self._receive(self._seats[socket])
+                else:
+                    watch_at = 0.0  # a connection was closed
             if time.monotonic() > watch_at:
                 self._watch()
                 watch_at = time.monotonic() + _WATCH_SECONDS
@@ -272,7 +275,7 @@ class BatchRun:
             return  # not the simulator's failures
         self._tally.count(len(job), errors)
         if errors:
-            self._error = self._error or self._tally.verdict(final=False)
+            self._error = self._error or self._tally.verdict()
 
     # Losing
 
@@ -287,6 +290,7 @@ class BatchRun:
         """Replaces a simulator that crashed, hangs or talks nonsense; finds out which trace did it."""
         del self._seats[seat.worker.socket]
         self._poller.unregister(seat.worker.socket)
+        self._poller.unregister(seat.worker.disconnections)
         suspect = seat.in_flight.popleft() if seat.in_flight else None
         alone = not seat.in_flight
         self._queue.extendleft(reversed(seat.in_flight))
@@ -307,7 +311,11 @@ class BatchRun:
         seat.numbering = self._numberings[seat.worker] = Numbering(self._addresses)
         seat.num_batches = 0
         self._seats[seat.worker.socket] = seat
-        self._poller.register(seat.worker.socket, zmq.POLLIN)
+        self._listen_to(seat.worker)
+
+    def _listen_to(self, worker: Worker) -> None:
+        self._poller.register(worker.socket, zmq.POLLIN)
+        self._poller.register(worker.disconnections, zmq.POLLIN)
 
     def _suspect(self, job: Job, worker: Worker, error: SimulatorError, *, alone: bool) -> None:
         if len(job) > 1:
@@ -323,7 +331,7 @@ class BatchRun:
             return
         self._tally.count(1, [located])
         self._jobs.accept(job.slots, uncomputed(scripts, self._addresses, str(error)))
-        self._error = self._error or self._tally.verdict(final=False)
+        self._error = self._error or self._tally.verdict()
 
 
 def _take(queue: deque[Job], size: int) -> Job:

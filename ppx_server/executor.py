@@ -204,7 +204,7 @@ class Executor:
             self._give_up_if_all_failed()
         except PPXError as error:
             finished = _finished_traces(jobs, self._addresses, scripts)
-            error.completed = finished.select(finished.status == Status.OK)
+            error.completed = _computed(finished, error)
             raise
         finally:
             run.abandon()
@@ -229,7 +229,7 @@ class Executor:
             self._give_up_if_all_failed()
         except PPXError as error:
             finished = run.batch()
-            error.completed = finished.select(finished.status == Status.OK)
+            error.completed = _computed(finished, error)
             raise
         finally:
             run.abandon()
@@ -291,7 +291,7 @@ class Executor:
                     failure = error
 
     def _give_up_if_all_failed(self) -> None:
-        error = self._tally.verdict(final=True)
+        error = self._tally.verdict()
         if error is not None:
             raise error
 
@@ -328,6 +328,11 @@ def _finished_traces(jobs: Jobs, addresses: AddressTable, scripts: ScriptBatch) 
     return assemble(
         [], addresses=addresses, params=session.params, seed=scripts.seed, index=np.empty(0, np.int64)
     )
+
+
+def _computed(traces: TraceBatch, error: PPXError) -> TraceBatch:
+    """Without those that failed for want of an observation."""
+    return traces.select(traces.status == Status.OK) if isinstance(error, ObservationError) else traces
 
 
 def _visited(traces: TraceBatch, keys: set[ObservationKey]) -> set[ObservationKey]:

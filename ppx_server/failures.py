@@ -17,6 +17,8 @@ from ppx_server.trace import DrawFlag, LoopTable, Params, Status, TensorTable, T
 
 _FEW = 10
 """So many failures say nothing yet about their share."""
+_RARE = 0.0101
+"""Probability below which only failures are no accident; two of them if a tenth may fail."""
 
 
 class FailureTally:
@@ -44,14 +46,14 @@ class FailureTally:
         if failed and self.first is None:
             self.first = failed[0]
 
-    def verdict(self, *, final: bool) -> SimulatorError | None:
-        """The error to give up with, or None: too many failed, or all of them and no more are coming (`final`)."""
+    def verdict(self) -> SimulatorError | None:
+        """The error to give up with, or None: too many failed, or so many and none succeeded that it is no accident."""
         if self.first is None:
             return None
-        none_succeeded = self.num_failed == self.num_executed and (final or self.num_failed > _FEW)
-        none_succeeded = none_succeeded and self._most < 1
+        by_accident = self._most**self.num_failed
+        none_succeeds = self.num_failed == self.num_executed and by_accident <= _RARE
         too_many = self.num_failed > max(_FEW, self._most * self.num_executed)
-        if not none_succeeded and not too_many:
+        if not none_succeeds and not too_many:
             return None
         first = self.first
         error = type(first)(f"{first}; {self.num_failed} of {self.num_executed} traces failed")

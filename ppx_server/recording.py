@@ -79,7 +79,6 @@ class Recording:
         """Records one scalar draw; `z` NaN means "to be computed from the value"."""
         self.draws.extend((address_id, instance, params_id, value, z, log_ratio, flags))
 
-
     def begin_loop(self, address_id: int) -> None:
         """Records that a rejection loop begins before the next draw."""
         loop = [address_id, self.num_draws, -1]

@@ -81,6 +81,7 @@ class _Seat:
     def _dispatch(self, reply: Event | Ask) -> None:
         if isinstance(reply, Ask):
             self.ask = reply
+            self.worker.expect(math.inf)
         else:
             self._send(reply)
 
@@ -133,8 +134,8 @@ class StepwiseRun:
         self._asking: list[_Seat] = []
         self._error: PPXError | None = None
         self._poller = zmq.Poller()
-        for socket in self._seats:
-            self._poller.register(socket, zmq.POLLIN)
+        for worker in workers:
+            self._listen_to(worker)
 
     def batch(self) -> TraceBatch:
         """The traces that have finished or failed, in the order of their slots."""
@@ -162,7 +163,10 @@ class StepwiseRun:
             waiting = self._busy() > len(self._asking) or not self._asking
             ready = self._poller.poll(patience) if waiting else []
             for socket, _ in ready:
-                self._receive(self._seats[socket])
+                if socket in self._seats:
+                    self._receive(self._seats[socket])
+                else:
+                    watch_at = 0.0  # a connection was closed
             if self._asking and (not ready or len(self._asking) == self._busy()):
                 self._answer()
             self._assign()
@@ -225,11 +229,10 @@ class StepwiseRun:
 
     def _watch(self) -> None:
         for seat in list(self._seats.values()):
-            if seat.ask is None:
-                try:
-                    seat.worker.watch()
-                except SimulatorError as error:
-                    self._lose(seat, error)
+            try:
+                seat.worker.watch()
+            except SimulatorError as error:
+                self._lose(seat, error)
 
     def _lose(self, seat: _Seat, error: SimulatorError) -> None:
         """Replaces a simulator that crashed, hangs or talks nonsense; its trace is tried again, or has failed."""
@@ -250,17 +253,22 @@ class StepwiseRun:
                 error = start_error
             else:
                 self._seats[seat.worker.socket] = seat
-                self._poller.register(seat.worker.socket, zmq.POLLIN)
+                self._listen_to(seat.worker)
         if not self._seats:
             self._error = self._error or error
 
     def _drop(self, seat: _Seat) -> None:
         del self._seats[seat.worker.socket]
         self._poller.unregister(seat.worker.socket)
+        self._poller.unregister(seat.worker.disconnections)
         seat.worker.discard()
         if seat in self._asking:
             self._asking.remove(seat)
         seat.player = seat.ask = None
+
+    def _listen_to(self, worker: Worker) -> None:
+        self._poller.register(worker.socket, zmq.POLLIN)
+        self._poller.register(worker.disconnections, zmq.POLLIN)
 
     def _fail(self, player: Player, worker: Worker, error: SimulatorError) -> None:
         scripts = self._session.scripts
@@ -268,4 +276,4 @@ class StepwiseRun:
         self._recordings[player.slot] = player.recording
         self._failures[index] = str(error)
         self._tally.count(1, [worker.locate(error, scripts.seed, index)])
-        self._error = self._error or self._tally.verdict(final=False)
+        self._error = self._error or self._tally.verdict()

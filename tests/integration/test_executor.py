@@ -222,7 +222,8 @@ def test_a_run_ends_when_too_many_traces_fail() -> None:
     ):
         sim.prior(2000, seed=4)
     assert caught.value.completed is not None
-    assert (caught.value.completed.status == Status.OK).all()
+    failed = (caught.value.completed.status == Status.FAILED).sum()
+    assert 10 < failed < len(caught.value.completed) / 2
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def measure(request: Mapping[str, Any]) -> work.Figures:
             if name in wanted
         }
         if wanted & {"training", "compilation", "effective"}:
+            work.load_torch()
             figures |= _compilation(sim, given, seconds)
     return {name: value for name, value in figures.items() if name in wanted}
 

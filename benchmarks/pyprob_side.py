@@ -50,6 +50,7 @@ def measure(request: Mapping[str, Any]) -> work.Figures:
             with _refusals(name):
                 figures[name] = work.rate(run, seconds.work)
     if wanted & {"training", "compilation", "effective"}:
+        work.load_torch()
         with _refusals("inference compilation"):
             figures |= _compilation(model, given, seconds)
     return {name: figures.get(name) for name in request["only"]}

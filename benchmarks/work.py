@@ -45,6 +45,13 @@ class Seconds(NamedTuple):
     training: float
 
 
+def load_torch() -> None:
+    """Imports what PyTorch imports with its first optimizer, a second's worth: imports are not measured."""
+    import torch
+
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+
+
 def rate(run: Callable[[int], object], seconds: float, *, first: int = 16) -> float:
     """How often something can be done per second.
 

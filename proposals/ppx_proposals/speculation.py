@@ -5,7 +5,9 @@ same draws; the guide settles what the trace did and goes on from there. Every c
 before it as they are, with the random numbers of its ordinal, so it is the one that `NetworkGuide.choose` makes.
 
 Memory: of a trace whose tail is out, the states in front of every choice are kept until it comes back, at most
-`rollout.MOST_STATES` of all traces of a call, and its log ratios, 8 bytes per draw. Letters: n traces, G places.
+`rollout.MOST_STATES` of all traces of a call (but one per trace), and its log ratios, 8 bytes per draw.
+
+Letters: n traces, G places.
 """
 
 from __future__ import annotations

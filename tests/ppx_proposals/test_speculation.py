@@ -325,6 +325,22 @@ def test_a_trace_that_only_fails_on_a_wrong_track_does_not_fail(simulator) -> No
     assert guide.num_open == 0
 
 
+def test_traces_that_fail_before_their_first_draw_are_finished(build) -> None:  # type: ignore[no-untyped-def]
+    sim, proposal, given = build("changing")
+    guide = _ahead(proposal, given)
+    _guided(sim, given, guide)
+    guide.begin(4, sim.addresses)
+    guide.speculate(np.arange(4), None, lambda slots, start, count: np.zeros((len(slots), count, 2)))
+    nothing = sim.execute(ScriptBatch.empty(2, np.arange(0)), given)
+    failed = replace(
+        nothing, index=np.arange(4), status=np.full(4, Status.FAILED, np.uint8), offsets=np.zeros(5, np.int64)
+    )
+    tails = guide.speculate(np.arange(4), failed, lambda *_: np.zeros((0, 0, 2)))
+    assert tails.offsets.tolist() == [0] * 5
+    assert tails.holds.tolist() == [0] * 4
+    assert guide.num_open == 0
+
+
 @pytest.mark.parametrize("name", ["changing", "looping"])
 def test_a_restarted_trace_begins_again(build, simulator, name: str) -> None:  # type: ignore[no-untyped-def]
     sim, proposal, given = build(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
@@ -17,91 +17,20 @@ from ppx_proposals.config import NetworkConfig
 from ppx_proposals.forecast import NONE, Forecast, Past, TableForecast, Transitions
 from ppx_proposals.guide import NetworkGuide
 from ppx_proposals.observations import ObservationLayout
-from ppx_proposals.parameters import ParameterMemory, same_vectors
 from ppx_proposals.proposal import Proposal
 from ppx_proposals.rollout import Rollout
 from ppx_proposals.speculation import SpeculativeNetworkGuide
 from ppx_proposals.vocabulary import Vocabulary
-from ppx_server.address import Address, AddressTable
-from ppx_server.protocol import Event, Observe, Sample, WireDistribution
+from ppx_server.address import AddressTable
+from ppx_server.protocol import Event
 from ppx_server.script import Ask, Otherwise, ScriptBatch
-from ppx_server.trace import Params, Status, TraceBatch, segment_sum
+from ppx_server.trace import Status, TraceBatch, segment_sum
+from tests.ppx_proposals.dependent_models import MODELS, draw, observe, sigmoid
 
 CONFIG = NetworkConfig(lstm_size=24, head_size=16, mixture_components=4, address_size=8, observation_size=8)
 NUM_TRACES = 60
 
 
-def _draw(name: str, family: str, *params: object, control: bool = True) -> Sample:
-    return Sample(name, name, WireDistribution(family, params), control)  # type: ignore[arg-type]
-
-
-def _observe(name: str, mean: float, stddev: float) -> Observe:
-    return Observe(name, name, WireDistribution("Normal", (mean, stddev)), None)
-
-
-def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x))
-
-
-def changing() -> Generator[Event, float, None]:
-    """Discrete draws whose parameters depend on the draws before them, each followed by others."""
-    x = yield _draw("x", "Normal", 0.0, 1.0)
-    c = yield _draw("c", "Categorical", np.array([_sigmoid(x), _sigmoid(-x)]))
-    n = yield _draw("n", "Poisson", math.exp(0.5 * x + c))
-    b = yield _draw("b", "Bernoulli", _sigmoid(x - 0.3 * n))
-    fixed = yield _draw("fixed", "Categorical", np.array([0.3, 0.3, 0.4]))
-    y = yield _draw("y", "Normal", x + n, 1.0 + b)
-    m = yield _draw("m", "Binomial", float(int(n) + 2), 0.4)
-    yield _observe("o", y + m + fixed, 1.0)
-
-
-def intervening() -> Generator[Event, float, None]:
-    """Draws that nobody chooses, of varying number, between those that the guide chooses."""
-    k = yield _draw("k", "Categorical", np.array([0.5, 0.3, 0.2]))
-    for _ in range(int(k)):
-        yield _draw("noise", "Normal", 0.0, 1.0, control=False)
-    x = yield _draw("x", "Normal", 0.0, 1.0)
-    if x > 0.3:
-        yield _draw("noises", "Normal", np.zeros(3), np.ones(3), control=False)
-    y = yield _draw("x", "Normal", x, 1.0)
-    s = yield _draw("s", "Bernoulli", 0.5, control=False)
-    z = (yield _draw("z", "Gamma", 2.0, 1.0)) if s else (yield _draw("zz", "Exponential", 1.0))
-    yield _observe("o", x + y + z, 1.0)
-
-
-def arrays() -> Generator[Event, object, None]:
-    """Array draws of every kind, with parameters that differ between elements and depend on draws before."""
-    w = yield _draw("w", "Normal", np.zeros((2, 2)), np.array([[1.0, 2.0], [3.0, 4.0]]))
-    counts = yield _draw("counts", "Poisson", np.array([1.0, 5.0, 9.0]))
-    probs = np.array([[0.2, 0.8, 0.0], [0.5, 0.25, 0.25]])
-    which = yield _draw("which", "Categorical", probs)
-    total = float(np.sum(w))  # type: ignore[arg-type]
-    rates = np.exp(np.array([0.1, 0.2, -0.1]) * total)
-    more = yield _draw("more", "Poisson", rates)
-    again = yield _draw("w", "Normal", np.full((2, 2), total), np.ones((2, 2)))
-    result = total + sum(float(np.sum(v)) for v in (counts, which, more, again))  # type: ignore[arg-type]
-    yield _observe("o", result, 3.0)
-
-
-def looping() -> Generator[Event, float, None]:
-    """A fixed loop, a loop whose length is drawn, and a rejection loop."""
-    total = 0.0
-    for _ in range(5):
-        total += yield _draw("step", "Normal", 0.0, 0.5)
-    length = yield _draw("length", "Poisson", 2.0)
-    for _ in range(int(length)):
-        total += yield _draw("extra", "Normal", total, 0.5)
-    while (yield _draw("u", "Uniform", -1.0, 1.0)) > 0.2:
-        pass
-    yield _observe("o", total, 1.0)
-
-
-MODELS: dict[str, Callable[[], Generator[Event, object, None]]] = {
-    "changing": changing,  # type: ignore[dict-item]
-    "intervening": intervening,  # type: ignore[dict-item]
-    "arrays": arrays,
-    "looping": looping,  # type: ignore[dict-item]
-}
 OBSERVED = {
     "marsaglia": {"y": 2.0, ("y", 1): 2.5},
     "branching": {"total": 3.0, "sometimes": 5.0, "grid": np.ones((3, 4, 5))},
@@ -298,17 +227,17 @@ def test_a_trace_that_only_fails_on_a_wrong_track_does_not_fail(simulator) -> No
     """Draws behind one that does not hold are nobody's: a model that fails there has not failed."""
 
     def failing() -> Generator[Event, float, None]:
-        x = yield _draw("x", "Normal", 0.0, 1.0)
+        x = yield draw("x", "Normal", 0.0, 1.0)
         sure = float(x > 0.0)
-        c = yield _draw("c", "Categorical", np.array([sure, 1.0 - sure]))
-        n = yield _draw("n", "Binomial", 1.0 + 4.0 * sure, 0.5)
+        c = yield draw("c", "Categorical", np.array([sure, 1.0 - sure]))
+        n = yield draw("n", "Binomial", 1.0 + 4.0 * sure, 0.5)
         if (c == 0.0) != (x > 0.0) or n > 1.0 + 4.0 * sure:
             raise simulator.failure("impossible")
-        y = yield _draw("y", "Normal", x, 1.0)
+        y = yield draw("y", "Normal", x, 1.0)
         if y > 1.5:
             raise simulator.failure("too large")
-        yield _draw("z", "Normal", 0.0, 1.0)
-        yield _observe("o", y, 1.0)
+        yield draw("z", "Normal", 0.0, 1.0)
+        yield observe("o", y, 1.0)
 
     sim = simulator(failing)
     prior = sim.follow(ScriptBatch.empty(1, np.arange(100)), None)
@@ -357,11 +286,11 @@ def test_a_restarted_trace_is_never_on_a_wrong_track(simulator) -> None:  # type
     ends = []
 
     def recorded() -> Generator[Event, float, None]:
-        x = yield _draw("x", "Normal", 0.0, 1.0)
-        c = yield _draw("c", "Categorical", np.array([_sigmoid(x), _sigmoid(-x)]))
-        y = yield _draw("y", "Normal", c, 1.0)
+        x = yield draw("x", "Normal", 0.0, 1.0)
+        c = yield draw("c", "Categorical", np.array([sigmoid(x), sigmoid(-x)]))
+        y = yield draw("y", "Normal", c, 1.0)
         ends.append((x, c, y))
-        yield _observe("o", y, 1.0)
+        yield observe("o", y, 1.0)
 
     for lost in ((), range(NUM_TRACES)):
         sim = simulator(recorded, lost=lost)
@@ -374,7 +303,7 @@ def test_a_restarted_trace_is_never_on_a_wrong_track(simulator) -> None:  # type
         assert (wrong > 0) == (not lost)
 
 
-def test_a_restarted_slot_is_answered_from_the_first_draw(build) -> None:  # type: ignore[no-untyped-def]
+def test_a_restarted_slot_is_answered_from_the_firstdraw(build) -> None:  # type: ignore[no-untyped-def]
     sim, proposal, given = build("changing")
     guide = proposal.guide(given, speculation=False)
     guide.begin(1, sim.addresses)
@@ -391,9 +320,9 @@ def test_a_restarted_slot_is_answered_from_the_first_draw(build) -> None:  # typ
 
 def correlated() -> Generator[Event, float, None]:
     """x ~ N(0, 1), c ~ Bernoulli as a categorical with odds exp(3 x), o ~ N(c, 1/2)."""
-    x = yield _draw("x", "Normal", 0.0, 1.0)
-    c = yield _draw("c", "Categorical", np.array([_sigmoid(-3.0 * x), _sigmoid(3.0 * x)]))
-    yield _observe("o", c, 0.5)
+    x = yield draw("x", "Normal", 0.0, 1.0)
+    c = yield draw("c", "Categorical", np.array([sigmoid(-3.0 * x), sigmoid(3.0 * x)]))
+    yield observe("o", c, 0.5)
 
 
 def _error_of_x(simulator) -> tuple[float, float]:  # type: ignore[no-untyped-def]
@@ -404,11 +333,11 @@ def _error_of_x(simulator) -> tuple[float, float]:  # type: ignore[no-untyped-de
     exact = float((x * density).sum() / density.sum())
     sim = simulator(correlated)
     prior = sim.execute(ScriptBatch.empty(1, np.arange(100)), None)
-    guide = _ahead(_proposal(prior, ["o"], noise=0.1), {"o": 1.2})
-    _guided(sim, {"o": 1.2}, guide, 20)  # it learns what to foresee
-    traces = _guided(sim, {"o": 1.2}, guide, 1500)
-    value = traces.value[traces.offsets[:-1]]
-    weight = np.exp(traces.log_weight)
+    given = {"o": 1.2}
+    guide = _ahead(_proposal(prior, ["o"], noise=0.1), given)
+    _guided(sim, given, guide, 20)  # it learns what to foresee
+    traces = _guided(sim, given, guide, 1500)
+    value, weight = traces.value[traces.offsets[:-1]], np.exp(traces.log_weight)
     weight /= weight.sum()
     mean = float((weight * value).sum())
     stddev = math.sqrt(float((weight * (value - mean) ** 2).sum()))
@@ -437,8 +366,7 @@ def test_posterior_of_the_gaussian_is_exact(build) -> None:  # type: ignore[no-u
     precision = 1 / 5 + 2 / 2
     exact = (1.0 / 5 + (2.0 + 2.5) / 2) / precision
     traces = _guided(sim, given, _ahead(proposal, given), 1500)
-    last = traces.offsets[1:] - 1
-    u, v = traces.value[last - 1], traces.value[last]
+    u, v = traces.value[traces.offsets[1:] - 2], traces.value[traces.offsets[1:] - 1]
     s = u * u + v * v
     mu = 1.0 + math.sqrt(5.0) * u * np.sqrt(-2.0 * np.log(s) / s)
     weight = np.exp(traces.log_weight)
@@ -448,59 +376,6 @@ def test_posterior_of_the_gaussian_is_exact(build) -> None:  # type: ignore[no-u
     assert float((weight * mu).sum() / weight.sum()) == pytest.approx(exact, abs=tolerance)
     # Negative control: the proposal's draws, not weighted.
     assert abs(float(mu.mean()) - exact) > tolerance
-
-
-def _past(site: int, instance: int = 0, outcome: int = 0, earlier: int = NONE) -> Past:
-    return Past(*(np.array([column]) for column in (site, instance, outcome, earlier)))
-
-
-def test_forecast_tells_visits_and_outcomes_apart() -> None:
-    forecast = TableForecast()
-    table = AddressTable([Address(n, n, "Normal", ()) for n in "abc"])
-    forecast.begin(table)
-
-    def observe(past: Past, site: int, count: int = 10) -> None:
-        for _ in range(count):
-            forecast.observe(Transitions(past, np.array([site])))
-
-    observe(_past(1, instance=0), 1)
-    observe(_past(1, instance=1, earlier=1), 3)
-    observe(_past(3, outcome=2, earlier=1), 5)
-    observe(_past(3, outcome=4, earlier=1), NONE)
-    observe(_past(3, outcome=4, earlier=1), 5, count=4)
-    assert _next(forecast, _past(1, instance=0)) == (1, 1.0)
-    assert _next(forecast, _past(1, instance=1, earlier=1)) == (3, 1.0)
-    assert _next(forecast, _past(3, outcome=2, earlier=1)) == (5, 1.0)
-    assert _next(forecast, _past(3, outcome=4, earlier=1)) == (NONE, pytest.approx(10 / 14))
-    # What was never met: the earlier site does not matter, then the outcome.
-    assert _next(forecast, _past(3, outcome=2, earlier=5)) == (5, 1.0)
-    assert _next(forecast, _past(3, outcome=7, earlier=5)) == (5, pytest.approx(14 / 24))
-    assert _next(forecast, _past(5)) == (NONE, 0.0)
-    # Another simulator has other numbers, and does not have all of the addresses yet.
-    copy = forecast.copy()
-    copy.begin(AddressTable([Address(n, n, "Normal", ()) for n in "ba"]))
-    assert _next(copy, _past(3, instance=1, earlier=3)) == (1, 1.0)
-    assert _next(copy, _past(1, outcome=2, earlier=3)) == (NONE, 0.0)
-
-
-def _next(forecast: TableForecast, past: Past) -> tuple[int, float]:
-    site, share = forecast.next(past)
-    return int(site[0]), float(share[0])
-
-
-def test_forecast_keeps_the_commonest_rows(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("ppx_proposals.forecast._MOST_ROWS", 50)
-    forecast = TableForecast()
-    forecast.begin(AddressTable([Address("a", "a", "Normal", ())]))
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        outcome = rng.integers(0, 255, 60)
-        ones = np.ones_like(outcome)
-        outcome[:20] = 3
-        forecast.observe(Transitions(Past(ones, ones, outcome, ones), ones))
-    copy = forecast.copy()
-    assert len(copy.counts) <= 50
-    assert copy.counts[copy.counts[:, 2] == 3, 5] >= 400
 
 
 def test_training_and_checkpoints_keep_the_forecast(build, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -523,29 +398,3 @@ def test_training_and_checkpoints_keep_the_forecast(build, tmp_path) -> None:  #
     older = Proposal.load(tmp_path / "net", device="cpu")
     assert len(older.forecast.counts) == 0
     _assert_same(_guided(sim, given, older.guide(given)), expected)
-
-
-def test_parameters_are_remembered_by_visit_and_element() -> None:
-    memory = ParameterMemory()
-    params = Params(np.array([1.0, 2.0, 3.0, 0.5, 0.5]), np.array([0, 1, 2, 3, 5]))
-    one = np.array([0])
-    for instance, row in ((0, 0), (1, 1), (0, 2)):
-        memory.learn(one, np.array([instance]), one, params, np.array([row]))
-    memory.learn(one + 1, one, one, params, np.array([3]))
-
-    def recall(entry: int, instance: int, element: int = 0) -> list[float]:
-        row = memory.find(*(np.array([i]) for i in (entry, instance, element)))[0]
-        return [] if row == NONE else memory.params[int(row)].tolist()
-
-    assert recall(0, 0) == [3.0]
-    assert recall(0, 1) == [2.0]
-    assert recall(0, 9, 9) == [3.0]  # the last one of the entry
-    assert recall(1, 0) == [0.5, 0.5]
-    assert recall(2, 0) == []
-
-
-def test_vectors_are_compared_exactly() -> None:
-    a = Params(np.array([1.0, 2.0, 3.0]), np.array([0, 1, 3]))
-    b = Params(np.array([2.0, 3.0, 1.0, 2.0, 3.0 + 1e-15]), np.array([0, 2, 3, 5]))
-    i, j = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 2])
-    assert same_vectors(a, i, b, j).tolist() == [False, True, True, False, False]

@@ -19,6 +19,10 @@ class Channel:
         context: ZeroMQ context; owned by the caller.
         address: Endpoint the simulator is bound to, such as `tcp://127.0.0.1:5555`.
 
+    Attributes:
+        socket: Where messages arrive.
+        disconnections: Where it is reported that the simulator has closed the connection.
+
     Raises:
         SimulatorStartError: The address is not a ZeroMQ endpoint.
     """
@@ -28,7 +32,7 @@ class Channel:
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._disconnections = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.disconnections = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             self.socket.connect(address)
         except zmq.ZMQError as error:
@@ -60,10 +64,15 @@ class Channel:
 
     def disconnected(self) -> bool:
         """Whether the simulator has closed an established connection."""
-        return bool(self._disconnections.poll(0))
+        return bool(self.disconnections.poll(0))
+
+    def forget_disconnections(self) -> None:
+        """Counts the connection as established again."""
+        while self.disconnected():
+            self.disconnections.recv_multipart()
 
     def close(self) -> None:
         """Closes the socket and drops what is unsent."""
         self.socket.disable_monitor()
-        self._disconnections.close(0)
+        self.disconnections.close(0)
         self.socket.close(0)

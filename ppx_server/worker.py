@@ -23,6 +23,7 @@ from ppx_server.transport import Channel
 
 SYSTEM_NAME = "ppx 0.1.0"
 _POLL_MILLISECONDS = 20
+_END_SECONDS = 0.5  # from when a process closes its files until it has ended
 _STARTS = 3
 """How often in a row it is tried to start a process that has been ready before: it may have been killed meanwhile."""
 _LONGEST_PAUSE = 60.0  # seconds
@@ -108,8 +109,11 @@ class Worker:
         if self.config.command:
             self._process = SimulatorProcess(self.config.command, memory_limit=self.config.memory_limit)
         self._channel = Channel(self._context, self._address)
-        self._connection = Connection(Role.CONTROLLER)
         self.expect(self.config.start_timeout)
+        self._begin_conversation()
+
+    def _begin_conversation(self) -> None:
+        self._connection = Connection(Role.CONTROLLER)
         self.send(Handshake(SYSTEM_NAME, self.config.capabilities))
 
     @property
@@ -173,6 +177,11 @@ class Worker:
     def socket(self) -> zmq.Socket[bytes]:
         """The socket to poll."""
         return self._open_channel.socket
+
+    @property
+    def disconnections(self) -> zmq.Socket[bytes]:
+        """A socket to poll, too: something is there to read when it is time to `watch`."""
+        return self._open_channel.disconnections
 
     @property
     def peer_capabilities(self) -> frozenset[str]:
@@ -242,6 +251,9 @@ class Worker:
                 raise SimulatorStartError(f"{self} ended before it answered: {ended}")
             if late:
                 raise SimulatorStartError(self._no_answer())
+            if self._open_channel.disconnected():  # whoever was greeted is gone, but another may come
+                self._open_channel.forget_disconnections()
+                self._begin_conversation()
         elif (lost := self.lost()) is not None:
             raise lost
         elif late:
@@ -252,9 +264,13 @@ class Worker:
 
     def lost(self) -> SimulatorCrashError | None:
         """The error if its process has ended or the connection was closed since it was greeted."""
-        if self._process is not None and self._process.exit_code() is not None:
+        disconnected = self._open_channel.disconnected()
+        if (
+            self._process is not None
+            and self._process.wait(_END_SECONDS if disconnected else 0.0) is not None
+        ):
             return SimulatorCrashError(f"{self} crashed in mid-trace: {self._process.describe_end()}")
-        if self._open_channel.disconnected():
+        if disconnected:
             return SimulatorCrashError(f"{self} closed the connection in mid-trace{self.output()}")
         return None
 

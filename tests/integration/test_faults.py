@@ -62,7 +62,8 @@ def largest(traces: TraceBatch, count: int) -> tuple[list[int], float]:
 
 
 CASES = [
-    *(("python", fault) for fault in ("segfault", "system_exit", "hang", "balloon", "nan")),
+    *(("python", fault) for fault in ("segfault", "system_exit", "balloon", "nan")),
+    pytest.param("python", "hang", marks=pytest.mark.slow),
     *(("cpp", fault) for fault in ("segfault", "abort", "exit", "hang", "balloon", "malloc", "raise")),
 ]
 

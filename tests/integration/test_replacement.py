@@ -1,0 +1,119 @@
+"""Simulators are replaced without leaks, without a stop, and without waiting for those that cannot be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppx_inference.simulator import Simulator
+from ppx_server.executor import FailurePolicy
+from ppx_server.trace import Status, TraceBatch
+from tests.integration.faults import HERE, assert_same, in_python
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+Cpp = Callable[[str, float], tuple[str, ...]]
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_restarts_leak_no_file_descriptors(in_cpp: Cpp) -> None:
+    policy = FailurePolicy(retries=0, most=1.0)
+    with Simulator(in_cpp("segfault", 1.0), num_workers=2, policy=policy) as sim:
+        sim.prior(20, seed=4)
+        before = open_files()
+        traces = sim.prior(200, seed=4)
+        assert (traces.status == Status.FAILED).sum() > 20
+        assert open_files() <= before + 10  # ZeroMQ closes sockets a little later
+
+
+@pytest.mark.slow
+def test_a_trace_that_hangs_does_not_hold_up_the_others(in_cpp: Cpp) -> None:
+    with Simulator(in_cpp("none", np.inf), num_workers=1) as sim:
+        expected = sim.prior(20_000, seed=4)
+    first = expected.value[expected.offsets[:-1]]
+    hanging = int(np.argmax(first))
+    threshold = float(np.sort(first)[-2:].mean())
+    with Simulator(in_cpp("hang", threshold), num_workers=2, timeout=2.0) as sim:
+        found: list[TraceBatch] = []
+        thread = threading.Thread(target=lambda: found.append(sim.prior(20_000, seed=4)))
+        thread.start()
+        thread.join(1.5)
+        # The other simulator has done all but what the first one holds: a batch, and the one after it.
+        assert sim._executor._tally.num_executed > 15_000
+        thread.join()
+    assert_same(found[0], expected, [hanging])
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_the_run_goes_on_with_the_simulators_that_can_be_started(batches: bool, nothing_left: Path) -> None:
+    """The second process and those after the first two are killed at once, and no more can be started."""
+    with Simulator(in_python("none", np.inf), num_workers=1, batches=batches) as sim:
+        expected = sim.prior(600, seed=4)
+    program = nothing_left / "program"
+    program.write_text("#!/bin/sh\n" + " ".join(in_python("none", np.inf, 0.0005)) + "\n")
+    program.chmod(0o755)
+    with Simulator([str(program)], num_workers=2, batches=batches) as sim:
+        sim.prior(1)
+        program.write_text("#!/bin/sh\nexit 1\n")
+        process = sim._executor._workers[0]._process
+        assert process is not None
+        os.killpg(process.pid, signal.SIGKILL)
+        assert_same(sim.prior(600, seed=4), expected)
+        assert [worker.ready for worker in sim._executor._workers] == [False, True]
+        assert_same(sim.prior(600, seed=4), expected)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3, 0.7])
+def test_interrupting_while_simulators_restart_leaves_nothing_and_goes_on(
+    seconds: float, in_cpp: Cpp
+) -> None:
+    policy = FailurePolicy(most=1.0)
+    with Simulator(in_cpp("segfault", 0.0), num_workers=2, policy=policy) as sim:
+        previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                sim.prior(20_000, seed=4)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        traces = sim.prior(8, seed=4)
+    with Simulator(in_cpp("none", np.inf), num_workers=1) as sim:
+        expected = sim.prior(8, seed=4)
+    first = expected.value[expected.offsets[:-1]]
+    assert_same(traces, expected, np.flatnonzero(first > 0.0).tolist())
+
+
+def test_a_guard_that_was_killed_is_replaced(nothing_left: Path) -> None:
+    code = f"""
+import os, signal
+from ppx_inference.simulator import Simulator
+from ppx_server.process import _guard
+command = {list(in_python("none", np.inf))!r}
+one = Simulator(command, num_workers=1)
+os.kill(_guard._process.pid, signal.SIGKILL)
+_guard._process.wait()
+two = Simulator(command, num_workers=1)
+print(*[sim._executor._workers[0]._process.pid for sim in (one, two)], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = str(HERE.parents[1])
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in ended.stdout.split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in pids) or list(nothing_left.glob("ppx-*")):
+        assert time.monotonic() < deadline, "simulators or folders are left"
+        time.sleep(0.02)

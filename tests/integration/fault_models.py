@@ -2,7 +2,7 @@
 
 `model FAULT THRESHOLD` misbehaves in the traces whose first draw is above the threshold, so that it is known which
 ones. `between LIE FILE [KIND ...]` is an honest simulator behind a proxy that changes what it answers; the size of the
-file counts how often. `image SIZE` observes a large array.
+file counts how often. `image SIZE` observes a large array. `mute` answers nothing.
 `header BYTES` greets, and then announces a message of so many bytes which never comes.
 """
 
@@ -219,11 +219,19 @@ def _read_frames(stream: BinaryIO, count: int) -> None:
         stream.read(length)
 
 
+def serve_nobody() -> None:
+    """Takes messages and answers none."""
+    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    socket.bind(os.environ["PPX_BIND"])
+    time.sleep(1000)
+
+
 SERVERS: dict[str, Callable[..., None]] = {
     "model": serve_model,
     "image": serve_image,
     "between": serve_between,
     "header": serve_header,
+    "mute": serve_nobody,
 }
 
 if __name__ == "__main__":

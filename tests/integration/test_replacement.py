@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ppx_inference.simulator import Simulator
+from ppx_server.address import AddressTable
 from ppx_server.executor import FailurePolicy
-from ppx_server.trace import Status, TraceBatch
+from ppx_server.script import Ask, Choice, Otherwise, ScriptBatch, Tails
+from ppx_server.trace import DrawFlag, Status, TraceBatch
 from tests.integration.faults import HERE, assert_same, in_python
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 Cpp = Callable[[str, float], tuple[str, ...]]
+
+
+def resident_bytes() -> int:
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
 
 
 def open_files() -> int:
@@ -32,10 +39,65 @@ def test_restarts_leak_no_file_descriptors(in_cpp: Cpp) -> None:
     policy = FailurePolicy(retries=0, most=1.0)
     with Simulator(in_cpp("segfault", 1.0), num_workers=2, policy=policy) as sim:
         sim.prior(20, seed=4)
-        before = open_files()
+        before, memory = open_files(), resident_bytes()
         traces = sim.prior(200, seed=4)
         assert (traces.status == Status.FAILED).sum() > 20
         assert open_files() <= before + 10  # ZeroMQ closes sockets a little later
+        assert resident_bytes() < memory + (1 << 25)
+
+
+class PriorGuide:
+    """Chooses what the prior would, one draw at a time, when the simulator is there."""
+
+    def begin(self, num_traces: int, addresses: AddressTable) -> None:
+        """Nothing to prepare."""
+
+    def choose(self, asks: Sequence[Ask], normals: np.ndarray) -> list[Choice]:
+        """For simulators that take no batches."""
+        return [Choice(math.nan, z, 0.0) for z in normals[:, 0].tolist()]
+
+    def restart(self, slot: int) -> None:
+        """Nothing to forget."""
+
+    def speculate(
+        self, slots: np.ndarray, traces: TraceBatch | None, normals: Callable[..., np.ndarray]
+    ) -> Tails:
+        """One choice for every draw that waits."""
+        none, no_ids = np.empty(0), np.empty(0, np.int32)
+        if traces is None:
+            zeros = np.zeros(len(slots), np.int64)
+            return Tails(zeros, none, np.zeros(len(slots) + 1, np.int64), no_ids, no_ids, none, none)
+        pending = traces.status == Status.PENDING
+        holds = traces.length - pending
+        last = traces.offsets[1:][pending] - 1
+        z = [normals(slots[k : k + 1], int(holds[k]), 1)[0, 0, 0] for k in np.flatnonzero(pending)]
+        return Tails(
+            holds,
+            np.zeros(len(traces.value)),
+            np.concatenate([[0], np.cumsum(pending)]),
+            traces.address_id[last],
+            traces.instance[last],
+            np.full(len(last), np.nan),
+            np.array(z),
+        )
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_guided_traces_outlast_crashes_too(num_workers: int, in_cpp: Cpp) -> None:
+    with Simulator(in_cpp("none", np.inf), num_workers=1) as sim:
+        expected = sim.prior(300, seed=4)
+    first = expected.value[expected.offsets[:-1]]
+    failed = np.flatnonzero(first > 2.0)
+    assert len(failed)
+    with Simulator(in_cpp("segfault", 2.0), num_workers=num_workers) as sim:
+        scripts = ScriptBatch.empty(4, np.arange(300), Otherwise.ASK)
+        traces = sim.execute(scripts, None, PriorGuide())
+    assert sorted(traces.failures) == failed.tolist()
+    kept = np.flatnonzero(traces.status == Status.OK)
+    np.testing.assert_array_equal(kept, np.setdiff1d(np.arange(300), failed))
+    found = traces.select(kept)
+    assert ((found.flags & DrawFlag.GUIDED) != 0).all()
+    np.testing.assert_allclose(found.value, expected.select(kept).value, rtol=1e-12)
 
 
 @pytest.mark.slow

@@ -44,12 +44,12 @@ class Owner:
 
     def __init__(self, address: str, command: tuple[str, ...]) -> None:
         self.address = address
-        self._command = command
+        self.command = command
         self.start()
 
     def start(self) -> None:
         environment = {**os.environ, "PPX_BIND": self.address}
-        self.process = subprocess.Popen(self._command, env=environment, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self.command, env=environment, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
         self.process.kill()
@@ -180,10 +180,22 @@ def test_a_simulator_that_becomes_another_model_is_refused(
     (owner,) = owners(1)
     with Simulator(address=owner.address) as sim:
         prior(sim)
-        owner._command = in_python("raise", np.inf, PACE)  # its fingerprint differs
+        owner.command = in_python("raise", np.inf, PACE)  # its fingerprint differs
         owner.restart()
         with pytest.raises(SimulatorError, match="has become another"):
             prior(sim)
+
+
+def test_a_simulator_that_is_restarted_while_it_is_greeted_is_greeted_again(
+    owners: Callable[..., list[Owner]], undisturbed: TraceBatch
+) -> None:
+    def become_able() -> None:
+        owner.command = in_python("none", np.inf)
+        owner.restart()
+
+    (owner,) = owners(1, (*SERVE, "mute"))
+    with meanwhile(become_able, 1.0), Simulator(address=owner.address, start_timeout=20.0) as sim:
+        assert_same(prior(sim), undisturbed)
 
 
 def test_two_controllers_share_a_simulator(

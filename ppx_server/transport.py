@@ -8,6 +8,8 @@ from ppx_server.errors import RemoteProtocolError, SimulatorStartError
 
 MAX_MESSAGE_BYTES = 1 << 30
 """A longer message ends the connection before memory is taken for it."""
+_FIRST_RETRY_MS, _LAST_RETRY_MS = 5, 160
+"""Pauses between attempts to connect: a process of ours binds some milliseconds after it was started."""
 
 
 class Channel:
@@ -32,6 +34,8 @@ class Channel:
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, _FIRST_RETRY_MS)
+        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, _LAST_RETRY_MS)
         self.disconnections = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             self.socket.connect(address)

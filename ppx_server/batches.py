@@ -244,38 +244,13 @@ class BatchRun:
         else:
             seat.worker.expect(math.inf)
         self._speed.learn(len(job), event.seconds, _num_bytes(event))
-        self._accept(job, self._checked(seat, event, traces))
-
-    def _checked(self, seat: _Seat, event: BatchResult, traces: TraceBatch) -> TraceBatch:
-        """Traces with NaN where none may be count as failed."""
-        for failure in event.failures:
-            if failure.kind is FailureKind.OBSERVATION and self._error is None:
-                self._error = ObservationError(failure.message)
-        undefined = _undefined(traces)
-        if not len(undefined):
-            return traces
-        status = traces.status.copy()
-        status[undefined] = Status.FAILED
-        reason = "the simulator reported a density or value that is NaN or infinite"
-        found = {int(i): reason for i in traces.index[undefined]}
-        return replace(traces, status=status, failures={**traces.failures, **found})
-
-    def _accept(self, job: Job, traces: TraceBatch) -> None:
-        failed = np.flatnonzero(traces.status == Status.FAILED)
-        errors = [
-            SimulatorFailedError(
-                f"the model failed: {traces.failures.get(index, 'no reason given')}",
-                seed=traces.seed,
-                index=index,
-            )
-            for index in traces.index[failed].tolist()
-        ]
-        self._jobs.accept(job.slots, traces)
-        if isinstance(self._error, ObservationError):
-            return  # not the simulator's failures
-        self._tally.count(len(job), errors)
-        if errors:
-            self._error = self._error or self._tally.verdict()
+        missing = [f for f in event.failures if f.kind is FailureKind.OBSERVATION]
+        if missing:  # not the simulator's failure
+            self._error = self._error or ObservationError(missing[0].message)
+            others = np.setdiff1d(np.arange(len(job)), [f.trace for f in missing])
+            job, traces = replace(job, slots=job.slots[others]), traces.select(others)
+        self._jobs.accept(job.slots, _checked(traces))
+        self._error = self._error or self._tally.verdict()
 
     # Losing
 
@@ -296,7 +271,7 @@ class BatchRun:
         self._queue.extendleft(reversed(seat.in_flight))
         seat.in_flight.clear()
         seat.worker.discard()
-        if suspect is not None:
+        if suspect is not None and self._error is None:
             self._suspect(suspect, seat.worker, error, alone=alone)
         if not seat.worker.may_recover or self._error is not None:
             if not self._seats:
@@ -324,13 +299,16 @@ class BatchRun:
         if not alone:  # its result may have been lost with the process, which died of the next one
             self._careful.append(replace(job, caution=2))
             return
-        scripts = job.scripts
-        located = worker.locate(error, scripts.seed, int(scripts.index[0]))
         if job.attempts < self._retries:
             self._careful.append(replace(job, caution=2, attempts=job.attempts + 1))
             return
-        self._tally.count(1, [located])
-        self._jobs.accept(job.slots, uncomputed(scripts, self._addresses, str(error)))
+        another = self._jobs.another_way(job)
+        if another is not None:
+            self._careful.append(replace(another, caution=2, attempts=job.attempts))
+            return
+        scripts = job.scripts
+        located = worker.locate(error, scripts.seed, int(scripts.index[0]))
+        self._jobs.fail(job, uncomputed(scripts, self._addresses, str(error)), located)
         self._error = self._error or self._tally.verdict()
 
 
@@ -349,6 +327,18 @@ def _num_bytes(result: BatchResult) -> int:
         t.data.nbytes + 24 * len(t.address) for t in (result.observations, result.tags, result.results)
     )
     return 37 * len(result.value) + result.params_data.nbytes + tensors
+
+
+def _checked(traces: TraceBatch) -> TraceBatch:
+    """Traces; those with NaN where none may be count as failed."""
+    undefined = _undefined(traces)
+    if not len(undefined):
+        return traces
+    status = traces.status.copy()
+    status[undefined] = Status.FAILED
+    reason = "the simulator reported a density or value that is NaN or infinite"
+    found = {int(i): reason for i in traces.index[undefined]}
+    return replace(traces, status=status, failures={**traces.failures, **found})
 
 
 def _undefined(traces: TraceBatch) -> Ints:

@@ -173,10 +173,10 @@ class Executor:
         jobs: Jobs
         scripts = self._translated(scripts)
         if scripts.otherwise is Otherwise.PRIOR:
-            jobs = PlainJobs(scripts)
+            jobs = PlainJobs(scripts, self._tally)
         else:
             assert _speculates(guide)
-            jobs = GuidedJobs(scripts, guide, self._addresses)
+            jobs = GuidedJobs(scripts, guide, self._addresses, self._tally)
         return self._execute_batches(jobs, scripts, given)
 
     def _by_batches(self, scripts: ScriptBatch, guide: Guide | None) -> bool:

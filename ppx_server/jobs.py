@@ -14,12 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
+from ppx_server.errors import SimulatorError, SimulatorFailedError
+from ppx_server.failures import FailureTally
 from ppx_server.philox import Stream, normals
 from ppx_server.script import Otherwise, ScriptBatch, SpeculativeGuide, Tails
 from ppx_server.trace import DrawFlag, Floats, Ints, Status, TraceBatch, gather
 
 Number = TypeVar("Number", np.int32, np.float64)
 
+_PATIENCE = 3
+"""How often a trace may get no further before it is given up."""
+_ERRATIC = (
+    "the simulator does something else each time it executes the same script; draw all randomness through ppx, and "
+    "keep no state between traces"
+)
 _WAVE = 1024
 """Traces that a guide looks at in one pass: many enough for matrix products, few enough for its states."""
 
@@ -61,24 +69,33 @@ class Jobs(Protocol):
     def next(self) -> Job | None:
         """More traces to execute, or None if there are none before results come back."""
 
-    def accept(self, slots: Ints, traces: TraceBatch) -> int:
-        """Takes in executed traces; returns how many of them are finished."""
+    def accept(self, slots: Ints, traces: TraceBatch) -> None:
+        """Takes in executed traces."""
+
+    def another_way(self, job: Job) -> Job | None:
+        """The single trace of a job, of which its simulator dies, in a way that may not kill; None if there is none."""
+
+    def fail(self, job: Job, traces: TraceBatch, error: SimulatorError) -> None:
+        """Takes in the single trace of a job as failed."""
 
     def finished(self) -> tuple[Ints, TraceBatch | None]:
         """Slots of the finished traces, in order, and the traces; None if there are none."""
 
 
 class _Finished:
-    """Finished traces in pieces."""
+    """Finished traces in pieces, counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, tally: FailureTally) -> None:
+        self._tally = tally
         self._slots: list[Ints] = []
         self._traces: list[TraceBatch] = []
 
-    def add(self, slots: Ints, traces: TraceBatch) -> None:
+    def add(self, slots: Ints, traces: TraceBatch, error: SimulatorError | None = None) -> None:
+        """Adds traces; `error` says more of a single failed one."""
         if len(slots):
             self._slots.append(slots)
             self._traces.append(traces)
+            self._tally.count(len(slots), _model_errors(traces) if error is None else [error])
 
     def joined(self) -> tuple[Ints, TraceBatch | None]:
         """All of them in the order of their slots."""
@@ -93,26 +110,43 @@ class _Finished:
         return slots[by_slot], traces.select(by_slot)
 
 
+def _model_errors(traces: TraceBatch) -> list[SimulatorError]:
+    failed = traces.index[traces.status == Status.FAILED].tolist()
+    reasons = [traces.failures.get(index, "no reason given") for index in failed]
+    return [
+        SimulatorFailedError(f"the model failed: {reason}", seed=traces.seed, index=index)
+        for index, reason in zip(failed, reasons, strict=True)
+    ]
+
+
 class PlainJobs:
     """Scripts that need no guide.
 
     Args:
         scripts: K scripts, with ids of the executor's address table.
+        tally: Counts finished and failed traces.
     """
 
-    def __init__(self, scripts: ScriptBatch) -> None:
+    def __init__(self, scripts: ScriptBatch, tally: FailureTally) -> None:
         self._job: Job | None = Job(np.arange(len(scripts)), scripts) if len(scripts) else None
-        self._finished = _Finished()
+        self._finished = _Finished(tally)
 
     def next(self) -> Job | None:
         """All of them, once."""
         job, self._job = self._job, None
         return job
 
-    def accept(self, slots: Ints, traces: TraceBatch) -> int:
+    def accept(self, slots: Ints, traces: TraceBatch) -> None:
         """See `Jobs.accept`."""
         self._finished.add(slots, traces)
-        return len(slots)
+
+    def another_way(self, job: Job) -> Job | None:
+        """None: a script leaves no choice."""
+        return None
+
+    def fail(self, job: Job, traces: TraceBatch, error: SimulatorError) -> None:
+        """See `Jobs.fail`."""
+        self._finished.add(job.slots, traces, error)
 
     def finished(self) -> tuple[Ints, TraceBatch | None]:
         """See `Jobs.finished`."""
@@ -126,17 +160,26 @@ class GuidedJobs:
         scripts: K scripts that say `Otherwise.ASK`, with ids of the executor's address table.
         guide: Who chooses.
         addresses: The executor's address table.
+        tally: Counts finished and failed traces.
     """
 
-    def __init__(self, scripts: ScriptBatch, guide: SpeculativeGuide, addresses: AddressTable) -> None:
+    def __init__(
+        self,
+        scripts: ScriptBatch,
+        guide: SpeculativeGuide,
+        addresses: AddressTable,
+        tally: FailureTally,
+    ) -> None:
         self._scripts = scripts
         self._guide = guide
         self._next_slot = 0
-        self._in_flight = 0
         self._returned: list[tuple[Ints, TraceBatch]] = []
         self._num_returned = 0
-        self._finished = _Finished()
+        self._finished = _Finished(tally)
         self._forced = np.diff(scripts.offsets)
+        self._held = np.full(len(scripts), -1, np.int64)
+        self._stalled = np.zeros(len(scripts), np.int64)
+        self._restarted = np.zeros(len(scripts), bool)
         guide.begin(len(scripts), addresses)
 
     def next(self) -> Job | None:
@@ -146,34 +189,42 @@ class GuidedJobs:
             if self._num_returned >= _WAVE or (self._returned and not fresh):
                 job = self._go_on()
             elif fresh:
-                job = self._begin(min(_WAVE, fresh))
+                job = self._begin(np.arange(self._next_slot, self._next_slot + min(_WAVE, fresh)))
+                self._next_slot += len(job)
             else:
                 return None
             if job is not None:
-                self._in_flight += len(job)
                 return job
 
-    def accept(self, slots: Ints, traces: TraceBatch) -> int:
-        """See `Jobs.accept`; whether a trace is finished, the guide says later."""
-        self._in_flight -= len(slots)
-        failed = traces.status == Status.FAILED
-        if failed.any():
-            self._finished.add(slots[failed], traces.select(failed))
-            slots, traces = slots[~failed], traces.select(~failed)
+    def accept(self, slots: Ints, traces: TraceBatch) -> None:
+        """See `Jobs.accept`; whether a trace is finished, the guide says later.
+
+        Failed ones are no exception: they may have failed where they would not have come.
+        """
         if len(slots):
             self._returned.append((slots, traces))
             self._num_returned += len(slots)
-        return int(failed.sum())
+
+    def another_way(self, job: Job) -> Job | None:
+        """From its first draw, with choices ahead only where it is certain to come: it may have died elsewhere."""
+        if self._restarted[job.slots].any():
+            return None
+        self._restarted[job.slots] = True
+        self._held[job.slots] = -1
+        self._guide.restart(int(job.slots[0]))
+        return self._begin(job.slots)
+
+    def fail(self, job: Job, traces: TraceBatch, error: SimulatorError) -> None:
+        """See `Jobs.fail`."""
+        self._guide.restart(int(job.slots[0]))  # it forgets what it has chosen
+        self._finished.add(job.slots, traces, error)
 
     def finished(self) -> tuple[Ints, TraceBatch | None]:
         """See `Jobs.finished`."""
         return self._finished.joined()
 
-    def _begin(self, count: int) -> Job:
-        start = self._next_slot
-        self._next_slot += count
-        slots = np.arange(start, start + count)
-        scripts = self._scripts.part(start, start + count)
+    def _begin(self, slots: Ints) -> Job:
+        scripts = self._scripts.part(int(slots[0]), int(slots[-1]) + 1)
         if len(scripts.value):  # see first where its own choices lead
             return Job(slots, scripts)
         return Job(slots, _with_tails(scripts, self._guide.speculate(slots, None, self._normals)))
@@ -184,15 +235,31 @@ class GuidedJobs:
         slots = np.concatenate([slots for slots, _ in order])
         traces = TraceBatch.concatenate([traces for _, traces in order])
         tails = self._guide.speculate(slots, traces, self._normals)
-        complete = (traces.status == Status.OK) & (tails.holds == traces.length)
+        complete = np.diff(tails.offsets) == 0
         done = np.flatnonzero(complete)
         if len(done):
             self._finished.add(slots[done], self._settled(slots, traces, tails.log_ratio).select(done))
-        rest = np.flatnonzero(~complete)
+        rest = self._going_on(slots, traces, tails.holds, np.flatnonzero(~complete))
         if not len(rest):
             return None
         prefixes = _prefixes(traces, tails.holds, rest)
         return Job(slots[rest], _with_tails(prefixes, _select(tails, rest)))
+
+    def _going_on(self, slots: Ints, traces: TraceBatch, holds: Ints, rest: Ints) -> Ints:
+        """Those of the traces that get further each time; what does not repeat itself has failed."""
+        stalled = rest[holds[rest] <= self._held[slots[rest]]]
+        self._held[slots[rest]] = holds[rest]
+        self._stalled[slots[stalled]] += 1
+        endless = rest[self._stalled[slots[rest]] > _PATIENCE]
+        if not len(endless):
+            return rest
+        failed = traces.select(endless)
+        reasons = dict.fromkeys(failed.index.tolist(), _ERRATIC)
+        for slot in slots[endless].tolist():
+            self._guide.restart(slot)
+        status = np.full(len(failed), Status.FAILED, np.uint8)
+        self._finished.add(slots[endless], replace(failed, status=status, failures=reasons))
+        return np.setdiff1d(rest, endless)
 
     def _settled(self, slots: Ints, traces: TraceBatch, log_ratio: Floats) -> TraceBatch:
         """Traces with the densities that their draws were chosen with, and with what the guide chose marked."""

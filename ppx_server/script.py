@@ -175,7 +175,7 @@ class Tails(NamedTuple):
     Attributes:
         holds: `(n,)` int64: how many draws of each trace hold, of those that were executed. Where fewer hold than were
             made, the guide had foreseen something else there (such as other parameters), and the trace goes on from
-            that draw. A complete trace all of whose draws hold is finished.
+            that draw. A complete or failed trace, all of whose draws hold, is finished.
         log_ratio: `(N,)` log q - log p of the executed draws, N of all traces together; 0 for those that the guide did
             not choose. Only that of draws that hold counts.
         offsets: `(n + 1,)` int64; the tail of trace k is rows `offsets[k]:offsets[k + 1]`, empty for a finished trace.

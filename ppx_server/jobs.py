@@ -83,7 +83,7 @@ class Jobs(Protocol):
 
 
 class _Finished:
-    """Finished traces in pieces, counted."""
+    """Finished traces in pieces; counts those that failed."""
 
     def __init__(self, tally: FailureTally) -> None:
         self._tally = tally
@@ -95,7 +95,7 @@ class _Finished:
         if len(slots):
             self._slots.append(slots)
             self._traces.append(traces)
-            self._tally.count(len(slots), _model_errors(traces) if error is None else [error])
+            self._tally.count(0, _model_errors(traces) if error is None else [error])
 
     def joined(self) -> tuple[Ints, TraceBatch | None]:
         """All of them in the order of their slots."""
@@ -129,6 +129,7 @@ class PlainJobs:
 
     def __init__(self, scripts: ScriptBatch, tally: FailureTally) -> None:
         self._job: Job | None = Job(np.arange(len(scripts)), scripts) if len(scripts) else None
+        self._tally = tally
         self._finished = _Finished(tally)
 
     def next(self) -> Job | None:
@@ -138,6 +139,7 @@ class PlainJobs:
 
     def accept(self, slots: Ints, traces: TraceBatch) -> None:
         """See `Jobs.accept`."""
+        self._tally.count(len(slots))
         self._finished.add(slots, traces)
 
     def another_way(self, job: Job) -> Job | None:
@@ -146,6 +148,7 @@ class PlainJobs:
 
     def fail(self, job: Job, traces: TraceBatch, error: SimulatorError) -> None:
         """See `Jobs.fail`."""
+        self._tally.count(len(job))
         self._finished.add(job.slots, traces, error)
 
     def finished(self) -> tuple[Ints, TraceBatch | None]:
@@ -172,6 +175,7 @@ class GuidedJobs:
     ) -> None:
         self._scripts = scripts
         self._guide = guide
+        self._tally = tally
         self._next_slot = 0
         self._returned: list[tuple[Ints, TraceBatch]] = []
         self._num_returned = 0
@@ -191,6 +195,7 @@ class GuidedJobs:
             elif fresh:
                 job = self._begin(np.arange(self._next_slot, self._next_slot + min(_WAVE, fresh)))
                 self._next_slot += len(job)
+                self._tally.count(len(job))  # now, since some that fail are finished before others that do not
             else:
                 return None
             if job is not None:

@@ -17,6 +17,7 @@ from ppx_server.errors import (
     SimulatorStartError,
     SimulatorTimeoutError,
 )
+from ppx_server.interrupts import uninterrupted
 from ppx_server.process import SimulatorProcess
 from ppx_server.protocol import CAPABILITIES, Connection, Event, Handshake, HandshakeResult, Role
 from ppx_server.transport import Channel
@@ -97,6 +98,7 @@ class Worker:
 
     # Starting and stopping
 
+    @uninterrupted()
     def start(self) -> None:
         """Starts the process if there is one to start, and sends the handshake; drops what there was before.
 
@@ -154,6 +156,7 @@ class Worker:
         if self._process is not None:
             self._process.terminate()
 
+    @uninterrupted()
     def close(self) -> None:
         """Ends the process, giving it time to do so, and closes the connection."""
         process, self._process = self._process, None
@@ -161,6 +164,7 @@ class Worker:
         if process is not None:
             process.stop()
 
+    @uninterrupted()
     def discard(self) -> None:
         """Drops the connection, and kills a process of ours. `start` begins anew."""
         self.ready = False

@@ -143,14 +143,10 @@ def test_interrupting_while_simulators_restart_leaves_nothing_and_goes_on(
 ) -> None:
     policy = FailurePolicy(most=1.0)
     with Simulator(in_cpp("segfault", 0.0), num_workers=2, policy=policy) as sim:
-        previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                sim.prior(20_000, seed=4)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
+        ctrl_c = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+        ctrl_c.start()
+        with pytest.raises(KeyboardInterrupt):
+            sim.prior(20_000, seed=4)
         traces = sim.prior(8, seed=4)
     with Simulator(in_cpp("none", np.inf), num_workers=1) as sim:
         expected = sim.prior(8, seed=4)

@@ -14,7 +14,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Postpones what handlers of SIGINT and SIGTERM do to the end of the block; also a decorator."""
-    if threading.current_thread() is not threading.main_thread():  # Python's handlers run in the main thread only
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # Python's handlers run in the main thread only
         yield
         return
     came: list[tuple[int, FrameType | None]] = []

@@ -195,7 +195,9 @@ class GuidedJobs:
             elif fresh:
                 job = self._begin(np.arange(self._next_slot, self._next_slot + min(_WAVE, fresh)))
                 self._next_slot += len(job)
-                self._tally.count(len(job))  # now, since some that fail are finished before others that do not
+                self._tally.count(
+                    len(job)
+                )  # now, since some that fail are finished before others that do not
             else:
                 return None
             if job is not None:

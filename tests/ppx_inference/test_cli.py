@@ -312,7 +312,7 @@ class TestPrior:
         assert files(tmp_path / "s") == before
 
     def test_a_killed_run_and_any_number_of_workers_give_the_same_bytes(self, tmp_path: Path) -> None:
-        run = ["prior", "--seed", "5", "-n", "80000", "-q"]
+        run = ["prior", "--seed", "5", "-n", "130000", "-q"]
         store = tmp_path / "killed"
         for wanted in (1, 2):  # killed before the first shard is full, and after it
             process = start(*run, "--workers", wanted, "-o", store, "--", *GAUSSIAN)

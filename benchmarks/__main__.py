@@ -16,7 +16,7 @@ from benchmarks.models import LANGUAGES, MODELS, languages
 
 EXAMPLES = """\
 examples:
-  python -m benchmarks                                         the whole table, five rounds, about 12 minutes
+  python -m benchmarks                                         the whole table, five rounds, about 20 minutes
   python -m benchmarks --rounds 1 --models gaussian --languages C++
   python -m benchmarks --only prior training --json speed.json
   python -m benchmarks --quick                                 one short round, to see that it runs
@@ -88,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--models", choices=MODELS, default=list(MODELS), help=f"which of {names(MODELS)}", **several
     )
-    parser.add_argument("--seconds", type=float, default=0.4, help="per kind of work (default 0.4)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per kind of work (default 1)")
     table = parser.add_argument_group("table")
     table.add_argument(
         "--languages",

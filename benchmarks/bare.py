@@ -80,6 +80,9 @@ class _Numpy:
     def scope(self, name: str) -> AbstractContextManager[object]:
         return self._scope
 
+    def rejection(self, name: str) -> AbstractContextManager[object]:
+        return self._scope
+
     def observe(self, mean: NDArray[np.float64], sd: float, name: str) -> object:
         return self._random.normal(mean, sd)
 

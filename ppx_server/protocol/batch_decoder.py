@@ -20,6 +20,7 @@ from ppx_server.protocol.events import (
 from ppx_server.protocol.reader import (
     F64,
     U32,
+    Buffer,
     MalformedError,
     Room,
     column,
@@ -48,7 +49,7 @@ _NO_IDS: Ids = np.frombuffer(b"", np.int32)
 _NO_FLOATS: Floats = np.frombuffer(b"", np.float64)
 
 
-def run_batch(data: bytes, table: int) -> RunBatch:
+def run_batch(data: Buffer, table: int) -> RunBatch:
     """Reads a RunBatch."""
     (
         batch,
@@ -85,7 +86,7 @@ def run_batch(data: bytes, table: int) -> RunBatch:
     return event
 
 
-def batch_result(data: bytes, table: int) -> BatchResult:
+def batch_result(data: Buffer, table: int) -> BatchResult:
     """Reads a BatchResult."""
     found = entries(data, table, 20)
     statuses = column(data, table, found[2], "|u1")
@@ -116,13 +117,13 @@ def batch_result(data: bytes, table: int) -> BatchResult:
     return event
 
 
-def _offsets(data: bytes, table: int, entry: int, none: Ids) -> Ids:
+def _offsets(data: Buffer, table: int, entry: int, none: Ids) -> Ids:
     """Offsets; absent or empty, those of empty segments."""
     found: Ids = column(data, table, entry, "<i4")
     return found if len(found) else none
 
 
-def _tensor_columns(data: bytes, table: int, entry: int, none: Ids) -> TensorColumns:
+def _tensor_columns(data: Buffer, table: int, entry: int, none: Ids) -> TensorColumns:
     if not entry:
         return TensorColumns(none, _NO_IDS, _NO_IDS, _NO_VECTORS, _NO_FLOATS, _NO_FLOATS)
     columns = table + entry
@@ -139,12 +140,12 @@ def _tensor_columns(data: bytes, table: int, entry: int, none: Ids) -> TensorCol
     )
 
 
-def _data_offsets(data: bytes, table: int, entry: int, rows: int) -> Ids:
+def _data_offsets(data: Buffer, table: int, entry: int, rows: int) -> Ids:
     found: Ids = column(data, table, entry, "<i4")
     return found if len(found) else _no_segments(rows)
 
 
-def _loop_columns(data: bytes, table: int, entry: int, none: Ids) -> LoopColumns:
+def _loop_columns(data: Buffer, table: int, entry: int, none: Ids) -> LoopColumns:
     if not entry:
         return LoopColumns(none, _NO_IDS, _NO_IDS, _NO_IDS)
     columns = table + entry
@@ -158,7 +159,7 @@ def _loop_columns(data: bytes, table: int, entry: int, none: Ids) -> LoopColumns
     )
 
 
-def _addresses(data: bytes, table: int, entry: int) -> tuple[WireAddress, ...]:
+def _addresses(data: Buffer, table: int, entry: int) -> tuple[WireAddress, ...]:
     room, found = Room(len(data), "addresses"), []
     for place in tables(data, table, entry, "addresses"):
         address, name, family, axes = entries(data, place, 4)
@@ -181,7 +182,7 @@ def _addresses(data: bytes, table: int, entry: int) -> tuple[WireAddress, ...]:
     return tuple(found)
 
 
-def _observations(data: bytes, table: int, entry: int) -> tuple[Observation, ...]:
+def _observations(data: Buffer, table: int, entry: int) -> tuple[Observation, ...]:
     room, found = Room(len(data), "observations"), []
     for place in tables(data, table, entry, "observations"):
         name, visit, given = entries(data, place, 3)
@@ -192,7 +193,7 @@ def _observations(data: bytes, table: int, entry: int) -> tuple[Observation, ...
     return tuple(found)
 
 
-def _failures(data: bytes, table: int, entry: int) -> tuple[Failure, ...]:
+def _failures(data: Buffer, table: int, entry: int) -> tuple[Failure, ...]:
     room, found = Room(len(data), "failures"), []
     for place in tables(data, table, entry, "failures"):
         trace, kind, message = entries(data, place, 3)

@@ -9,6 +9,7 @@ from ppx_server.errors import LocalProtocolError, RemoteProtocolError
 from ppx_server.protocol.decoder import decode
 from ppx_server.protocol.encoder import encode
 from ppx_server.protocol.events import BatchResult, Event, Handshake, HandshakeResult, RunBatch, Sample
+from ppx_server.protocol.reader import Buffer
 from ppx_server.protocol.states import BATCH_ANSWERS, Role, State, Step, steps
 
 _STEPS = {role: steps(role) for role in Role}
@@ -28,7 +29,7 @@ class Connection:
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self._kept: dict[bytes, Sample] = {}
+        self._kept: dict[Buffer, Sample] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -48,7 +49,7 @@ class Connection:
         """How many batches have not been answered."""
         return len(self._outstanding)
 
-    def receive(self, data: bytes) -> Event:
+    def receive(self, data: Buffer) -> Event:
         """Takes in one message.
 
         Returns:
@@ -118,7 +119,7 @@ class Connection:
                 return _STEPS[self.role][State.BATCHING]
         return step
 
-    def _decode(self, data: bytes) -> Event:
+    def _decode(self, data: Buffer) -> Event:
         try:
             event = decode(data)
         except RemoteProtocolError:

@@ -37,6 +37,7 @@ from ppx_server.protocol.events import (
 )
 from ppx_server.protocol.reader import (
     U32,
+    Buffer,
     MalformedError,
     entries,
     optional,
@@ -51,7 +52,7 @@ from ppx_server.protocol.wire import FAMILY_NAMES, MESSAGES, PARAM_NAMES
 _FAMILIES = tuple((name, PARAM_NAMES[name]) for name in FAMILY_NAMES)
 
 
-def decode(data: bytes) -> Event:
+def decode(data: Buffer) -> Event:
     """Reads one message.
 
     Args:
@@ -87,7 +88,7 @@ def decode(data: bytes) -> Event:
 _REMEDY = "; the peer does not speak PPX, or has a defect"
 
 
-def _distribution(data: bytes, table: int, type_entry: int, entry: int, address: str) -> WireDistribution:
+def _distribution(data: Buffer, table: int, type_entry: int, entry: int, address: str) -> WireDistribution:
     code = data[table + type_entry] if type_entry else 0
     if not 0 < code <= len(_FAMILIES):
         raise MalformedError(
@@ -128,7 +129,7 @@ def _check_shapes(family: str, params: list[Tensor], address: str) -> None:
         ) from None
 
 
-def _handshake(data: bytes, table: int) -> Handshake:
+def _handshake(data: Buffer, table: int) -> Handshake:
     system_name, capabilities = entries(data, table, 2)
     return Handshake(
         string(data, table, system_name, "system_name"),
@@ -136,7 +137,7 @@ def _handshake(data: bytes, table: int) -> Handshake:
     )
 
 
-def _handshake_result(data: bytes, table: int) -> HandshakeResult:
+def _handshake_result(data: Buffer, table: int) -> HandshakeResult:
     system_name, model_name, capabilities, fingerprint = entries(data, table, 4)
     return HandshakeResult(
         string(data, table, system_name, "system_name"),
@@ -146,17 +147,17 @@ def _handshake_result(data: bytes, table: int) -> HandshakeResult:
     )
 
 
-def _run(data: bytes, table: int) -> Run:
+def _run(data: Buffer, table: int) -> Run:
     entries(data, table, 0)
     return Run()
 
 
-def _run_result(data: bytes, table: int) -> RunResult:
+def _run_result(data: Buffer, table: int) -> RunResult:
     (result,) = entries(data, table, 1)
     return RunResult(optional(data, table, result, "result"))
 
 
-def _sample(data: bytes, table: int) -> Sample:
+def _sample(data: Buffer, table: int) -> Sample:
     address_entry, name, distribution_type, distribution, control = entries(data, table, 5)
     address = string(data, table, address_entry, "address")
     return Sample(
@@ -167,12 +168,12 @@ def _sample(data: bytes, table: int) -> Sample:
     )
 
 
-def _sample_result(data: bytes, table: int) -> SampleResult:
+def _sample_result(data: Buffer, table: int) -> SampleResult:
     (result,) = entries(data, table, 1)
     return SampleResult(value(data, table, result, "result"))
 
 
-def _observe(data: bytes, table: int) -> Observe:
+def _observe(data: Buffer, table: int) -> Observe:
     address_entry, name, distribution_type, distribution, value = entries(data, table, 5)
     address = string(data, table, address_entry, "address")
     return Observe(
@@ -183,12 +184,12 @@ def _observe(data: bytes, table: int) -> Observe:
     )
 
 
-def _observe_result(data: bytes, table: int) -> ObserveResult:
+def _observe_result(data: Buffer, table: int) -> ObserveResult:
     (value,) = entries(data, table, 1)
     return ObserveResult(optional(data, table, value, "value"))
 
 
-def _tag(data: bytes, table: int) -> Tag:
+def _tag(data: Buffer, table: int) -> Tag:
     address_entry, name, tagged = entries(data, table, 3)
     address = string(data, table, address_entry, "address")
     return Tag(
@@ -198,22 +199,22 @@ def _tag(data: bytes, table: int) -> Tag:
     )
 
 
-def _tag_result(data: bytes, table: int) -> TagResult:
+def _tag_result(data: Buffer, table: int) -> TagResult:
     entries(data, table, 0)
     return TagResult()
 
 
-def _reset(data: bytes, table: int) -> Reset:
+def _reset(data: Buffer, table: int) -> Reset:
     entries(data, table, 0)
     return Reset()
 
 
-def _error(data: bytes, table: int) -> Error:
+def _error(data: Buffer, table: int) -> Error:
     (message,) = entries(data, table, 1)
     return Error(string(data, table, message, "message"))
 
 
-def _rejection(data: bytes, table: int) -> Rejection:
+def _rejection(data: Buffer, table: int) -> Rejection:
     address, name, begin = entries(data, table, 3)
     return Rejection(
         string(data, table, address, "address"),
@@ -222,22 +223,22 @@ def _rejection(data: bytes, table: int) -> Rejection:
     )
 
 
-def _rejection_result(data: bytes, table: int) -> RejectionResult:
+def _rejection_result(data: Buffer, table: int) -> RejectionResult:
     entries(data, table, 0)
     return RejectionResult()
 
 
-def _shutdown(data: bytes, table: int) -> Shutdown:
+def _shutdown(data: Buffer, table: int) -> Shutdown:
     entries(data, table, 0)
     return Shutdown()
 
 
-def _shutdown_result(data: bytes, table: int) -> ShutdownResult:
+def _shutdown_result(data: Buffer, table: int) -> ShutdownResult:
     entries(data, table, 0)
     return ShutdownResult()
 
 
-_READERS: tuple[Callable[[bytes, int], Event], ...] = (  # in the order of wire.MESSAGES
+_READERS: tuple[Callable[[Buffer, int], Event], ...] = (  # in the order of wire.MESSAGES
     _handshake,
     _handshake_result,
     _run,

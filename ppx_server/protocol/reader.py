@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from ppx_server.protocol.events import Tensor
 from ppx_server.protocol.wire import MAX_DIMENSIONS
 
+Buffer = bytes | memoryview
+"""A received message."""
+
 U16 = Struct("<H").unpack_from
 I32 = Struct("<i").unpack_from
 U32 = Struct("<I").unpack_from
@@ -63,7 +66,7 @@ class Room:
             raise MalformedError(f"{self._what} overlap")
 
 
-def entries(data: bytes, table: int, count: int) -> tuple[int, ...]:
+def entries(data: Buffer, table: int, count: int) -> tuple[int, ...]:
     """Offsets from `table` of its first `count` fields; 0 for absent ones."""
     vtable = table - I32(data, table)[0]
     if vtable < 0:
@@ -77,12 +80,12 @@ def entries(data: bytes, table: int, count: int) -> tuple[int, ...]:
     return (*_VTABLE_ENTRIES[present](data, vtable + 4), *_ABSENT[count - present])
 
 
-def string(data: bytes, table: int, entry: int, what: str) -> str:
+def string(data: Buffer, table: int, entry: int, what: str) -> str:
     """A string that ought to be there; absent, it is empty."""
     return _string(data, table + entry, what) if entry else ""
 
 
-def strings(data: bytes, table: int, entry: int, what: str) -> tuple[str, ...]:
+def strings(data: Buffer, table: int, entry: int, what: str) -> tuple[str, ...]:
     """A vector of strings; absent, it is empty."""
     if not entry:
         return ()
@@ -93,14 +96,14 @@ def strings(data: bytes, table: int, entry: int, what: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def tables(data: bytes, table: int, entry: int, what: str) -> Iterator[int]:
+def tables(data: Buffer, table: int, entry: int, what: str) -> Iterator[int]:
     """Positions of the tables of a vector; absent, it is empty."""
     if entry:
         for field in _references(data, table + entry, what):
             yield field + U32(data, field)[0]
 
 
-def _references(data: bytes, field: int, what: str) -> range:
+def _references(data: Buffer, field: int, what: str) -> range:
     start = field + U32(data, field)[0]
     count = U32(data, start)[0]
     if start + 4 + 4 * count > len(data):
@@ -108,7 +111,7 @@ def _references(data: bytes, field: int, what: str) -> range:
     return range(start + 4, start + 4 + 4 * count, 4)
 
 
-def _string(data: bytes, field: int, what: str) -> str:
+def _string(data: Buffer, field: int, what: str) -> str:
     start = field + U32(data, field)[0]
     end = start + 4 + U32(data, start)[0]
     if end > len(data):
@@ -119,7 +122,7 @@ def _string(data: bytes, field: int, what: str) -> str:
         raise MalformedError(f"{what} is not UTF-8 ({error.reason} at its byte {error.start})") from None
 
 
-def column(data: bytes, table: int, entry: int, dtype: str) -> NDArray[Any]:
+def column(data: Buffer, table: int, entry: int, dtype: str) -> NDArray[Any]:
     """A vector of numbers as a view of the message; absent, it is empty."""
     if not entry:
         return _EMPTY[dtype]
@@ -133,17 +136,17 @@ def column(data: bytes, table: int, entry: int, dtype: str) -> NDArray[Any]:
     return np.frombuffer(data, dtype, size, start + 4)
 
 
-def integer(data: bytes, table: int, entry: int) -> int:
+def integer(data: Buffer, table: int, entry: int) -> int:
     """A signed 32-bit number; absent, it is 0."""
     return I32(data, table + entry)[0] if entry else 0
 
 
-def unsigned(data: bytes, table: int, entry: int) -> int:
+def unsigned(data: Buffer, table: int, entry: int) -> int:
     """An unsigned 64-bit number; absent, it is 0."""
     return U64(data, table + entry)[0] if entry else 0
 
 
-def shape(data: bytes, table: int, entry: int, what: str) -> tuple[int, ...]:
+def shape(data: Buffer, table: int, entry: int, what: str) -> tuple[int, ...]:
     """A shape by itself; absent, that of a scalar."""
     if not entry:
         return ()
@@ -156,7 +159,7 @@ def shape(data: bytes, table: int, entry: int, what: str) -> tuple[int, ...]:
     return found
 
 
-def tensor(data: bytes, field: int) -> Tensor:
+def tensor(data: Buffer, field: int) -> Tensor:
     """The tensor that a field refers to."""
     table = field + U32(data, field)[0]
     data_entry, shape_entry = entries(data, table, 2)
@@ -178,7 +181,7 @@ def tensor(data: bytes, field: int) -> Tensor:
     return _array(data, start + 4, size, _SHAPES[ndim](data, shape_start + 4))
 
 
-def _array(data: bytes, start: int, size: int, shape: tuple[int, ...]) -> Tensor:
+def _array(data: Buffer, start: int, size: int, shape: tuple[int, ...]) -> Tensor:
     if size == 0:
         start = 0  # nothing is read
     if start + 8 * size > len(data):
@@ -191,7 +194,7 @@ def _array(data: bytes, start: int, size: int, shape: tuple[int, ...]) -> Tensor
         raise MalformedError(f"has a shape {shape} that is too large") from None
 
 
-def value(data: bytes, table: int, entry: int, what: str) -> Tensor:
+def value(data: Buffer, table: int, entry: int, what: str) -> Tensor:
     """A tensor that ought to be there; absent, it is empty."""
     if not entry:
         return np.empty(0)
@@ -203,7 +206,7 @@ def value(data: bytes, table: int, entry: int, what: str) -> Tensor:
         raise MalformedError(f"{what} {error}") from None
 
 
-def optional(data: bytes, table: int, entry: int, what: str) -> Tensor | None:
+def optional(data: Buffer, table: int, entry: int, what: str) -> Tensor | None:
     """A tensor that may be absent, which PPX 1.0 peers also express as an empty one."""
     found = value(data, table, entry, what)
     return found if type(found) is float or np.size(found) else None

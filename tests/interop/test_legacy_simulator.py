@@ -35,9 +35,9 @@ def test_its_prior_traces_are_recorded(legacy: Simulator) -> None:
 
 @pytest.mark.filterwarnings("ignore::ppx_inference.diagnostics.TrustWarning")
 def test_importance_sampling_and_mcmc_find_its_posterior(legacy: Simulator) -> None:
-    weighted = importance_sampling(legacy, OBSERVED, num_traces=6000, seed=2)
+    weighted = importance_sampling(legacy, OBSERVED, num_traces=2500, seed=2)
     assert weighted.log_evidence == pytest.approx(EXACT_EVIDENCE, abs=4 / np.sqrt(weighted.ess))
-    chain = lightweight_mh(legacy, OBSERVED, num_traces=6000, seed=3)
+    chain = lightweight_mh(legacy, OBSERVED, num_traces=2500, seed=3)
     for marginal in (weighted["mu"], chain["mu"]):
         tolerance = 4 * EXACT_SD / np.sqrt(marginal.ess)
         assert abs(float(np.squeeze(marginal.mean())) - EXACT_MEAN) < tolerance

@@ -20,7 +20,6 @@ import zmq
 from ppx_server.address import AddressTable
 from ppx_server.errors import (
     DistributionError,
-    ObservationError,
     PPXError,
     RemoteProtocolError,
     SimulatorError,
@@ -29,7 +28,7 @@ from ppx_server.errors import (
 )
 from ppx_server.failures import FailureTally, uncomputed
 from ppx_server.jobs import Job, Jobs
-from ppx_server.numbering import DefectiveClientError, Numbering
+from ppx_server.numbering import DefectiveClientError, Numberings
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Error, Event, FailureKind
 from ppx_server.trace import Ints, Status, TraceBatch, segment_sum
@@ -41,7 +40,12 @@ _CREDITS = 2
 _BATCH_SECONDS, _SMALLEST_SECONDS = 0.02, 0.000_15
 """What a batch should take, and what it should take at least: some times the cost of a message."""
 _BATCH_BYTES = 8 << 20
-_FIRST_BATCH = 16
+_LARGEST_OVERHEAD = 0.005
+"""Seconds per batch; what seems to be more is traces that take unlike times."""
+_MOST_LOST = 20
+"""How many batches in a row a simulator may refuse, as where it serves more controllers than it can remember."""
+_REST_SECONDS, _LONGEST_REST = 0.01, 5.0
+"""Pause after a refused batch; doubled each time."""
 _MEMORY = 0.9
 """Weight of a batch in what is measured, against the one after it."""
 _PATIENCE = 20.0
@@ -75,13 +79,13 @@ class Speed:
         slope = (weight * ns - n1 * s) / spread if spread > 0.01 * n2 * weight else s / n1
         mean = s / n1
         self.seconds = min(max(slope, 0.2 * mean), mean)
-        self.overhead = max((s - self.seconds * n1) / weight, 0.0)
+        self.overhead = min(max((s - self.seconds * n1) / weight, 0.0), _LARGEST_OVERHEAD)
         self.num_bytes = size / n1
 
     def batch_size(self, remaining: int, num_workers: int) -> int:
         """How many of the remaining traces the next batch should hold."""
         if self.seconds is None:
-            return max(1, min(_FIRST_BATCH, math.ceil(remaining / num_workers)))
+            return 1  # it may take minutes
         seconds = max(self.seconds, 1e-9)
         share = math.ceil(remaining / (_CREDITS * num_workers))
         worthwhile = int(max(_SMALLEST_SECONDS, 2 * self.overhead) / seconds)
@@ -94,9 +98,10 @@ class _Seat:
     """A simulator while jobs are executed."""
 
     worker: Worker
-    numbering: Numbering
     in_flight: deque[Job] = field(default_factory=deque)
     num_batches: int = 0
+    num_lost: int = 0  # batches refused as a whole, since the last that was executed
+    resting_until: float = 0.0
 
 
 class BatchRun:
@@ -106,6 +111,7 @@ class BatchRun:
         jobs: What to execute.
         observations: What to condition on, or None.
         workers: Simulators, ready.
+        numberings: What the simulators' address numbers mean.
         addresses: The controller's address table.
         speed: What traces cost, kept between calls.
         tally: Counts failures, kept between calls.
@@ -117,7 +123,7 @@ class BatchRun:
         jobs: Jobs,
         observations: ObservationSet | None,
         workers: Sequence[Worker],
-        numberings: dict[Worker, Numbering],
+        numberings: Numberings,
         *,
         addresses: AddressTable,
         speed: Speed,
@@ -133,7 +139,7 @@ class BatchRun:
         self._numberings = numberings
         self._queue: deque[Job] = deque()
         self._careful: deque[Job] = deque()
-        self._seats = {worker.socket: _Seat(worker, numberings[worker]) for worker in workers}
+        self._seats = {worker.socket: _Seat(worker) for worker in workers}
         self._error: PPXError | None = None
         self._poller = zmq.Poller()
         for worker in workers:
@@ -182,9 +188,10 @@ class BatchRun:
         """Gives every simulator that has credit something to do."""
         if self._error is not None:
             return
+        now = time.monotonic()
         for credit in range(_CREDITS):
             for seat in self._seats.values():
-                if not seat.worker.ready or len(seat.in_flight) > credit:
+                if not seat.worker.ready or len(seat.in_flight) > credit or seat.resting_until > now:
                     continue
                 job = self._next_job(idle=not seat.in_flight, wary=any(j.caution for j in seat.in_flight))
                 if job is not None:
@@ -199,6 +206,7 @@ class BatchRun:
             return _take(self._careful, size if len(job) > 1 else 1)
         if not self._queue:
             more = self._jobs.next()
+            self._judge()
             if more is None:
                 return None
             self._queue.append(more)
@@ -207,7 +215,7 @@ class BatchRun:
 
     def _send(self, seat: _Seat, job: Job) -> None:
         seat.num_batches += 1
-        event = seat.numbering.request(seat.num_batches, job.scripts, self._observations)
+        event = self._numberings.of(seat.worker).request(seat.num_batches, job.scripts, self._observations)
         if not seat.in_flight:
             self._expect(seat, job)
         seat.in_flight.append(job)
@@ -227,12 +235,12 @@ class BatchRun:
             self._lose(seat, error)
 
     def _take_in(self, seat: _Seat, event: Event) -> None:
-        job = seat.in_flight[0]
         if not isinstance(event, BatchResult):
-            what = event.message if isinstance(event, Error) else "it lost the conversation (Reset)"
-            raise SimulatorFailedError(f"{seat.worker} did not execute a batch: {what}{seat.worker.output()}")
+            self._take_back(seat, event)
+            return
+        job = seat.in_flight[0]
         try:
-            traces = seat.numbering.traces(event, job.scripts)
+            traces = self._numberings.of(seat.worker).traces(event, job.scripts)
         except DefectiveClientError as error:
             self._error = self._error or SimulatorFailedError(f"{seat.worker}: {error}")
             raise self._error from error  # it would do so again
@@ -243,14 +251,32 @@ class BatchRun:
             self._expect(seat, seat.in_flight[0])
         else:
             seat.worker.expect(math.inf)
+        seat.num_lost = 0
         self._speed.learn(len(job), event.seconds, _num_bytes(event))
         missing = [f for f in event.failures if f.kind is FailureKind.OBSERVATION]
-        if missing:  # not the simulator's failure
-            self._error = self._error or ObservationError(missing[0].message)
-            others = np.setdiff1d(np.arange(len(job)), [f.trace for f in missing])
-            job, traces = replace(job, slots=job.slots[others]), traces.select(others)
-        self._jobs.accept(job.slots, _checked(traces))
-        self._error = self._error or self._tally.verdict()
+        unobserved = {int(traces.index[f.trace]): f.message for f in missing}
+        self._jobs.accept(job.slots, _checked(traces), unobserved)
+        self._judge()
+
+    def _take_back(self, seat: _Seat, event: Event) -> None:
+        """Executes later, or elsewhere, what a simulator refused as a whole: no trace is to blame."""
+        what = event.message if isinstance(event, Error) else "it lost the conversation (Reset)"
+        error = SimulatorFailedError(f"{seat.worker} did not execute a batch: {what}{seat.worker.output()}")
+        seat.num_lost += 1
+        if seat.num_lost > _MOST_LOST:
+            self._error = self._error or error
+        if isinstance(event, Error):  # too large, or it serves another controller
+            seat.resting_until = time.monotonic() + min(_REST_SECONDS * 2**seat.num_lost, _LONGEST_REST)
+            job = seat.in_flight.popleft()
+            self._careful.append(replace(job, caution=job.caution + 1) if len(job) > 1 else job)
+            return
+        self._queue.extendleft(reversed(seat.in_flight))
+        seat.in_flight.clear()
+        self._lose(seat, error)  # and greets it again
+
+    def _judge(self) -> None:
+        """Ends the run if an observation is missing, or too many traces failed."""
+        self._error = self._error or self._jobs.error or self._tally.verdict()
 
     # Losing
 
@@ -283,7 +309,6 @@ class BatchRun:
             if not self._seats:
                 self._error = self._error or start_error
             return
-        seat.numbering = self._numberings[seat.worker] = Numbering(self._addresses)
         seat.num_batches = 0
         self._seats[seat.worker.socket] = seat
         self._listen_to(seat.worker)
@@ -309,7 +334,7 @@ class BatchRun:
         scripts = job.scripts
         located = worker.locate(error, scripts.seed, int(scripts.index[0]))
         self._jobs.fail(job, uncomputed(scripts, self._addresses, str(error)), located)
-        self._error = self._error or self._tally.verdict()
+        self._judge()
 
 
 def _take(queue: deque[Job], size: int) -> Job:

@@ -27,7 +27,7 @@ from ppx_server.errors import (
 )
 from ppx_server.failures import FailureTally
 from ppx_server.jobs import GuidedJobs, Jobs, PlainJobs
-from ppx_server.numbering import Numbering
+from ppx_server.numbering import Numberings
 from ppx_server.observations import ObservationKey, ObservationSet
 from ppx_server.observations import Observations as Observations
 from ppx_server.player import Session
@@ -114,7 +114,7 @@ class Executor:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._addresses = AddressTable()
         self._asked: set[ObservationKey] = set()
-        self._numberings: dict[Worker, Numbering] = {}
+        self._numberings = Numberings(self._addresses)
         self._workers = [Worker(config, self._context) for config in simulators]
         try:
             self._start_all()
@@ -256,7 +256,6 @@ class Executor:
             if len(found) > 1:
                 name = what.replace("_", " ")
                 raise SimulatorError(f"the simulators serve different models ({name}: {', '.join(found)})")
-        self._numberings = {worker: Numbering(self._addresses) for worker in self._workers}
 
     def _connected(self) -> list[Worker]:
         """Simulators that are ready or may soon be."""
@@ -276,7 +275,6 @@ class Executor:
         for worker in self._workers:
             if not worker.connected and (alone or worker.worth_starting):
                 try:
-                    self._numberings[worker] = Numbering(self._addresses)
                     worker.start()
                 except SimulatorStartError as error:
                     failure = error

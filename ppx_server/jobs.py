@@ -6,6 +6,7 @@ traces again of which it foresaw something else than what came: up to there they
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -14,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
-from ppx_server.errors import SimulatorError, SimulatorFailedError
+from ppx_server.errors import ObservationError, SimulatorError, SimulatorFailedError
 from ppx_server.failures import FailureTally
 from ppx_server.philox import Stream, normals
 from ppx_server.script import Otherwise, ScriptBatch, SpeculativeGuide, Tails
-from ppx_server.trace import DrawFlag, Floats, Ints, Status, TraceBatch, gather
+from ppx_server.trace import DrawFlag, Floats, Ints, Status, TraceBatch, gather, segment_sum
 
 Number = TypeVar("Number", np.int32, np.float64)
 
@@ -66,11 +67,15 @@ class Job:
 class Jobs(Protocol):
     """Where jobs come from and results go."""
 
+    @property
+    def error(self) -> ObservationError | None:
+        """That of a finished trace which observes what was not given."""
+
     def next(self) -> Job | None:
         """More traces to execute, or None if there are none before results come back."""
 
-    def accept(self, slots: Ints, traces: TraceBatch) -> None:
-        """Takes in executed traces."""
+    def accept(self, slots: Ints, traces: TraceBatch, unobserved: Mapping[int, str]) -> None:
+        """Takes in executed traces; `unobserved` says by index which failed for want of an observation."""
 
     def another_way(self, job: Job) -> Job | None:
         """The single trace of a job, of which its simulator dies, in a way that may not kill; None if there is none."""
@@ -89,9 +94,18 @@ class _Finished:
         self._tally = tally
         self._slots: list[Ints] = []
         self._traces: list[TraceBatch] = []
+        self.unobserved: dict[int, str] = {}
+        self.error: ObservationError | None = None
 
     def add(self, slots: Ints, traces: TraceBatch, error: SimulatorError | None = None) -> None:
-        """Adds traces; `error` says more of a single failed one."""
+        """Adds traces; `error` says more of a single failed one. Those without their observation are left out."""
+        if self.unobserved:
+            failed = traces.index[traces.status == Status.FAILED]
+            missing = [index for index in failed.tolist() if index in self.unobserved]
+            if missing:
+                self.error = self.error or ObservationError(self.unobserved[missing[0]])
+                others = np.flatnonzero(~np.isin(traces.index, missing))
+                slots, traces = slots[others], traces.select(others)
         if len(slots):
             self._slots.append(slots)
             self._traces.append(traces)
@@ -137,9 +151,15 @@ class PlainJobs:
         job, self._job = self._job, None
         return job
 
-    def accept(self, slots: Ints, traces: TraceBatch) -> None:
+    @property
+    def error(self) -> ObservationError | None:
+        """See `Jobs.error`."""
+        return self._finished.error
+
+    def accept(self, slots: Ints, traces: TraceBatch, unobserved: Mapping[int, str]) -> None:
         """See `Jobs.accept`."""
-        self._tally.count(len(slots))
+        self._finished.unobserved.update(unobserved)
+        self._tally.count(len(slots) - len(unobserved))
         self._finished.add(slots, traces)
 
     def another_way(self, job: Job) -> Job | None:
@@ -180,7 +200,9 @@ class GuidedJobs:
         self._returned: list[tuple[Ints, TraceBatch]] = []
         self._num_returned = 0
         self._finished = _Finished(tally)
-        self._forced = np.diff(scripts.offsets)
+        self._num_own = np.where(
+            np.diff(scripts.offsets) > 0, -1, 0
+        )  # -1: not known before the first execution
         self._held = np.full(len(scripts), -1, np.int64)
         self._stalled = np.zeros(len(scripts), np.int64)
         self._restarted = np.zeros(len(scripts), bool)
@@ -203,11 +225,20 @@ class GuidedJobs:
             if job is not None:
                 return job
 
-    def accept(self, slots: Ints, traces: TraceBatch) -> None:
+    @property
+    def error(self) -> ObservationError | None:
+        """See `Jobs.error`."""
+        return self._finished.error
+
+    def accept(self, slots: Ints, traces: TraceBatch, unobserved: Mapping[int, str]) -> None:
         """See `Jobs.accept`; whether a trace is finished, the guide says later.
 
         Failed ones are no exception: they may have failed where they would not have come.
         """
+        if self._finished.unobserved:
+            for index in traces.index.tolist():
+                self._finished.unobserved.pop(index, None)
+        self._finished.unobserved.update(unobserved)
         if len(slots):
             self._returned.append((slots, traces))
             self._num_returned += len(slots)
@@ -241,6 +272,7 @@ class GuidedJobs:
         self._returned, self._num_returned = [], 0
         slots = np.concatenate([slots for slots, _ in order])
         traces = TraceBatch.concatenate([traces for _, traces in order])
+        self._see_own(slots, traces)
         tails = self._guide.speculate(slots, traces, self._normals)
         complete = np.diff(tails.offsets) == 0
         done = np.flatnonzero(complete)
@@ -251,6 +283,13 @@ class GuidedJobs:
             return None
         prefixes = _prefixes(traces, tails.holds, rest)
         return Job(slots[rest], _with_tails(prefixes, _select(tails, rest)))
+
+    def _see_own(self, slots: Ints, traces: TraceBatch) -> None:
+        """Notes how many choices of its own script each trace has used; its first execution had no others."""
+        new = self._num_own[slots] < 0
+        if new.any():
+            forced = ((traces.flags & DrawFlag.FORCED) != 0).astype(np.float64)
+            self._num_own[slots[new]] = segment_sum(forced, traces.offsets)[new].astype(np.int64)
 
     def _going_on(self, slots: Ints, traces: TraceBatch, holds: Ints, rest: Ints) -> Ints:
         """Those of the traces that get further each time; what does not repeat itself has failed."""
@@ -271,10 +310,9 @@ class GuidedJobs:
     def _settled(self, slots: Ints, traces: TraceBatch, log_ratio: Floats) -> TraceBatch:
         """Traces with the densities that their draws were chosen with, and with what the guide chose marked."""
         forced = (traces.flags & DrawFlag.FORCED) != 0
-        before = np.cumsum(forced) - forced
-        first = np.repeat(before[np.minimum(traces.offsets[:-1], max(len(before) - 1, 0))], traces.length)
-        own = np.repeat(self._forced[slots], traces.length)
-        guided = forced & (before - first >= own)
+        before = np.concatenate([[0], np.cumsum(forced)])
+        rank = before[:-1] - np.repeat(before[traces.offsets[:-1]], traces.length)
+        guided = forced & (rank >= np.repeat(self._num_own[slots], traces.length))
         flags = np.where(guided, traces.flags ^ (DrawFlag.FORCED | DrawFlag.GUIDED), traces.flags)
         return replace(traces, log_q=traces.log_prob + log_ratio, flags=flags.astype(np.uint8))
 

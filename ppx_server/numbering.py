@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,7 @@ from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Observation, RunBatch, TensorColumns, WireAddress
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import Floats, Ids, LoopTable, Params, Status, TensorTable, TraceBatch
+from ppx_server.worker import Worker
 
 _AUDITED_ROWS = 256
 _AUDITED_BATCHES, _AUDIT_EVERY = 3, 64
@@ -36,6 +39,7 @@ class Numbering:
         self._ids: Ids = np.empty(0, np.int32)
         self._identical = True
         self._codes: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._sizes = np.empty(0, np.int64)
         self._told_observations = 0
         self._num_batches = 0
 
@@ -135,6 +139,7 @@ class Numbering:
         new = np.array([self._addresses.intern(Address(*address)) for address in addresses], np.int32)
         self._ids = np.concatenate([self._ids, new])
         self._identical = bool((self._ids == np.arange(len(self._ids))).all())
+        self._sizes = np.array([math.prod(a.shape) for a in self._addresses], np.int64)
         self._codes = np.array(
             [FAMILIES[a.family].code if a.family else 0 for a in self._addresses], np.uint8
         )
@@ -150,9 +155,16 @@ class Numbering:
 
     def _table(self, columns: TensorColumns) -> TensorTable:
         rows = len(columns.address)
+        ids, lengths = self._ours(columns.address), np.diff(columns.data_offsets)
+        misfits = np.flatnonzero((lengths != 0) & (lengths != self._sizes[ids]))
+        if len(misfits):
+            address = self._addresses[int(ids[misfits[0]])]
+            raise RemoteProtocolError(
+                f"the simulator sends {lengths[misfits[0]]} numbers for {address.address!r} of shape {address.shape}"
+            )
         return TensorTable(
             offsets=columns.offsets.astype(np.int64),
-            address_id=self._ours(columns.address),
+            address_id=ids,
             instance=columns.instance,
             data=columns.data,
             data_offsets=columns.data_offsets.astype(np.int64),
@@ -200,3 +212,23 @@ class Numbering:
                 f"for the value {traces.value[row]:.9g}, where it is {expected[np.flatnonzero(wrong)[0]]:.9g}; its "
                 "client is defective"
             )
+
+
+class Numberings:
+    """What address numbers mean in the present conversation with each of several simulators.
+
+    Args:
+        addresses: The controller's table.
+    """
+
+    def __init__(self, addresses: AddressTable) -> None:
+        self._addresses = addresses
+        self._known: dict[Worker, tuple[int, Numbering]] = {}
+
+    def of(self, worker: Worker) -> Numbering:
+        """That of a simulator; a new one if it was greeted anew."""
+        conversation, numbering = self._known.get(worker, (-1, None))
+        if numbering is None or conversation != worker.conversation:
+            numbering = Numbering(self._addresses)
+            self._known[worker] = worker.conversation, numbering
+        return numbering

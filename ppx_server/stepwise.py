@@ -31,6 +31,9 @@ from ppx_server.trace import TraceBatch
 from ppx_server.worker import Worker
 
 _WATCH_SECONDS = 0.1  # how often processes and deadlines are looked at
+_SHARED_RETRIES = 3
+"""How often a trace is at least tried again that a simulator at an address gives up: another controller may have taken
+the simulator over, which looks like a model that raises."""
 _GATHER_MILLISECONDS = 1  # how long asks wait for others to be answered in the same pass
 
 
@@ -196,12 +199,15 @@ class StepwiseRun:
             recording = seat.receive()
         except _ModelError as error:
             assert player is not None
+            failure = SimulatorFailedError(str(error))
             if (lost := seat.worker.lost()) is not None:  # it was restarted, and knows nothing of the trace
                 self._lose(seat, lost)
-                return
-            seat.player = None
-            seat.worker.expect(math.inf)
-            self._fail(player, seat.worker, SimulatorFailedError(str(error)))
+            elif seat.worker.config.address:
+                self._lose(seat, failure, retries=max(self._retries, _SHARED_RETRIES))
+            else:
+                seat.player = None
+                seat.worker.expect(math.inf)
+                self._fail(player, seat.worker, failure)
         except SimulatorError as error:
             self._lose(seat, error)
         except PPXError as error:
@@ -234,13 +240,14 @@ class StepwiseRun:
             except SimulatorError as error:
                 self._lose(seat, error)
 
-    def _lose(self, seat: _Seat, error: SimulatorError) -> None:
+    def _lose(self, seat: _Seat, error: SimulatorError, *, retries: int | None = None) -> None:
         """Replaces a simulator that crashed, hangs or talks nonsense; its trace is tried again, or has failed."""
+        retries = self._retries if retries is None else retries
         player = seat.player
         self._drop(seat)
         if player is not None:
             attempts = self._attempts[player.slot] = self._attempts.get(player.slot, 0) + 1
-            if attempts > self._retries:
+            if attempts > retries:
                 self._fail(player, seat.worker, error)
             else:
                 self._slots.appendleft(player.slot)

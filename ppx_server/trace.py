@@ -45,6 +45,9 @@ class DrawFlag(IntFlag):
     """The value has not been chosen yet; only in traces that are pending."""
 
 
+_FAILED = int(Status.FAILED)
+
+
 def segment_sum(values: Floats, offsets: Ints) -> Floats:
     """Sums `values[offsets[k]:offsets[k + 1]]` for every k; an empty segment sums to 0.
 
@@ -353,12 +356,15 @@ class TraceBatch:
         rows, offsets = gather(self.offsets, traces)
         columns = {name: getattr(self, name)[rows] for name in _DRAW_COLUMNS if name != "log_q"}
         columns["log_q"] = columns["log_prob"] if self.log_q is self.log_prob else self.log_q[rows]
+        index, status = self.index[traces], self.status[traces]
+        failed = set(index[status == _FAILED].tolist()) if self.failures else ()
         return replace(
             self,
-            index=self.index[traces],
-            status=self.status[traces],
+            index=index,
+            status=status,
             offsets=offsets,
             **columns,
+            failures={i: self.failures[i] for i in failed if i in self.failures},
             observations=self.observations.select(traces),
             tags=self.tags.select(traces),
             results=self.results.select(traces),

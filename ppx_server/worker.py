@@ -80,6 +80,7 @@ class Worker:
         model_name: The simulator's name for its model.
         fingerprint: Changes whenever the model does; empty if the simulator does not tell.
         ready: Whether it has been greeted.
+        conversation: Number of the conversation, which a greeting begins.
     """
 
     def __init__(self, config: WorkerConfig, context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -87,6 +88,7 @@ class Worker:
         self.model_name = ""
         self.fingerprint = ""
         self.ready = False
+        self.conversation = 0
         self._context = context
         self._process: SimulatorProcess | None = None
         self._channel: Channel | None = None
@@ -116,6 +118,7 @@ class Worker:
 
     def _begin_conversation(self) -> None:
         self._connection = Connection(Role.CONTROLLER)
+        self.conversation += 1
         self.send(Handshake(SYSTEM_NAME, self.config.capabilities))
 
     @property

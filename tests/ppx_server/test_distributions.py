@@ -394,7 +394,9 @@ def test_any_valid_parameters_give_finite_values(name: str, first: float, second
 
 @settings(max_examples=100, deadline=None)
 @given(
-    weights=st.lists(st.just(0.0) | st.floats(1e-200, 1e6), min_size=1, max_size=30).filter(lambda w: sum(w) > 0),
+    weights=st.lists(st.just(0.0) | st.floats(1e-200, 1e6), min_size=1, max_size=30).filter(
+        lambda w: sum(w) > 0
+    ),
     z=st.floats(-38, 38),
 )
 def test_categorical_never_draws_what_is_impossible(weights: list[float], z: float) -> None:

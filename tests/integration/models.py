@@ -122,6 +122,10 @@ def always_raises() -> None:
     raise ArithmeticError("the table of cross sections is negative")
 
 
+def raises_at_once() -> None:
+    raise FileNotFoundError("there is no table of cross sections")
+
+
 def sometimes_raises() -> None:
     x = ppx.sample(ppx.Uniform(0.0, 1.0), name="x")
     if x > 0.97:
@@ -172,6 +176,7 @@ MODELS = {
         always_leaves,
         always_hangs,
         always_raises,
+        raises_at_once,
         sometimes_raises,
     )
 }

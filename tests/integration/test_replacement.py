@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ppx_inference.simulator import Simulator
-from ppx_server.address import AddressTable
 from ppx_server.executor import FailurePolicy
-from ppx_server.script import Ask, Choice, Otherwise, ScriptBatch, Tails
+from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import DrawFlag, Status, TraceBatch
 from tests.integration.faults import HERE, assert_same, in_python
+from tests.integration.guides import PriorGuide
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -44,42 +43,6 @@ def test_restarts_leak_no_file_descriptors(in_cpp: Cpp) -> None:
         assert (traces.status == Status.FAILED).sum() > 20
         assert open_files() <= before + 10  # ZeroMQ closes sockets a little later
         assert resident_bytes() < memory + (1 << 25)
-
-
-class PriorGuide:
-    """Chooses what the prior would, one draw at a time, when the simulator is there."""
-
-    def begin(self, num_traces: int, addresses: AddressTable) -> None:
-        """Nothing to prepare."""
-
-    def choose(self, asks: Sequence[Ask], normals: np.ndarray) -> list[Choice]:
-        """For simulators that take no batches."""
-        return [Choice(math.nan, z, 0.0) for z in normals[:, 0].tolist()]
-
-    def restart(self, slot: int) -> None:
-        """Nothing to forget."""
-
-    def speculate(
-        self, slots: np.ndarray, traces: TraceBatch | None, normals: Callable[..., np.ndarray]
-    ) -> Tails:
-        """One choice for every draw that waits."""
-        none, no_ids = np.empty(0), np.empty(0, np.int32)
-        if traces is None:
-            zeros = np.zeros(len(slots), np.int64)
-            return Tails(zeros, none, np.zeros(len(slots) + 1, np.int64), no_ids, no_ids, none, none)
-        pending = traces.status == Status.PENDING
-        holds = traces.length - pending
-        last = traces.offsets[1:][pending] - 1
-        z = [normals(slots[k : k + 1], int(holds[k]), 1)[0, 0, 0] for k in np.flatnonzero(pending)]
-        return Tails(
-            holds,
-            np.zeros(len(traces.value)),
-            np.concatenate([[0], np.cumsum(pending)]),
-            traces.address_id[last],
-            traces.instance[last],
-            np.full(len(last), np.nan),
-            np.array(z),
-        )
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

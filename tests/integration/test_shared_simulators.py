@@ -231,6 +231,15 @@ def controller(out: Path, *where: str) -> subprocess.Popen[str]:
     return process
 
 
+def test_more_controllers_than_a_simulator_remembers_lose_no_trace(
+    owners: Callable[..., list[Owner]], undisturbed: TraceBatch
+) -> None:
+    (owner,) = owners(1, in_python("none", np.inf))
+    with Simulator(address=[owner.address] * 20, policy=FailurePolicy(retries=0)) as sim:
+        for _ in range(2):
+            assert_same(prior(sim), undisturbed)
+
+
 def test_a_killed_controller_leaves_the_simulator_to_the_next(
     owners: Callable[..., list[Owner]], undisturbed: TraceBatch, nothing_left: Path
 ) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppx_server.address import Address, AddressTable
-from ppx_server.trace import DrawFlag, LoopTable, Params, TensorTable, TraceBatch, gather, segment_sum
+from ppx_server.trace import DrawFlag, LoopTable, Params, Status, TensorTable, TraceBatch, gather, segment_sum
 
 inf = np.inf
 
@@ -197,3 +197,12 @@ def test_batches_that_do_not_belong_together_are_refused(make_traces) -> None:
         TraceBatch.concatenate([])
     with pytest.raises(ValueError, match="do not share an address table"):
         TraceBatch.concatenate([make_traces(1), make_traces(1)])
+
+
+def test_reasons_belong_to_the_traces_that_failed() -> None:
+    traces = traces_of([[-1.0], [-1.0], [-1.0]], [[-1.0]] * 3, [[True]] * 3)
+    status = np.array([Status.FAILED, Status.OK, Status.FAILED], np.uint8)
+    traces = replace(traces, status=status, failures={0: "zero", 2: "two"})
+    assert dict(traces.select([1, 2]).failures) == {2: "two"}
+    assert dict(traces.select([1]).failures) == {}
+    assert np.isneginf(traces.log_weight).tolist() == [True, False, True]

@@ -180,7 +180,8 @@ class BatchRun:
             return False
         if not self._queue and not self._careful and (more := self._jobs.next()) is not None:
             self._queue.append(more)  # for when a simulator is ready
-        return bool(self._queue or self._careful)
+        self._judge()
+        return self._error is None and bool(self._queue or self._careful)
 
     # Handing out
 
@@ -246,17 +247,22 @@ class BatchRun:
             raise self._error from error  # it would do so again
         except (RemoteProtocolError, DistributionError) as error:
             raise SimulatorFailedError(f"{seat.worker} broke off: {error}") from error
-        seat.in_flight.popleft()
-        if seat.in_flight:
-            self._expect(seat, seat.in_flight[0])
-        else:
-            seat.worker.expect(math.inf)
+        self._answered(seat)
         seat.num_lost = 0
         self._speed.learn(len(job), event.seconds, _num_bytes(event))
         missing = [f for f in event.failures if f.kind is FailureKind.OBSERVATION]
         unobserved = {int(traces.index[f.trace]): f.message for f in missing}
         self._jobs.accept(job.slots, _checked(traces), unobserved)
         self._judge()
+
+    def _answered(self, seat: _Seat) -> Job:
+        """The oldest job in flight is there no longer; the time for the next one begins."""
+        job = seat.in_flight.popleft()
+        if seat.in_flight:
+            self._expect(seat, seat.in_flight[0])
+        else:
+            seat.worker.expect(math.inf)
+        return job
 
     def _take_back(self, seat: _Seat, event: Event) -> None:
         """Executes later, or elsewhere, what a simulator refused as a whole: no trace is to blame."""
@@ -267,7 +273,7 @@ class BatchRun:
             self._error = self._error or error
         if isinstance(event, Error):  # too large, or it serves another controller
             seat.resting_until = time.monotonic() + min(_REST_SECONDS * 2**seat.num_lost, _LONGEST_REST)
-            job = seat.in_flight.popleft()
+            job = self._answered(seat)
             self._careful.append(replace(job, caution=job.caution + 1) if len(job) > 1 else job)
             return
         self._queue.extendleft(reversed(seat.in_flight))

@@ -28,8 +28,7 @@ from ppx_server.errors import (
 from ppx_server.failures import FailureTally
 from ppx_server.jobs import GuidedJobs, Jobs, PlainJobs
 from ppx_server.numbering import Numberings
-from ppx_server.observations import ObservationKey, ObservationSet
-from ppx_server.observations import Observations as Observations
+from ppx_server.observations import ObservationKey, Observations, ObservationSet
 from ppx_server.player import Session
 from ppx_server.recording import assemble
 from ppx_server.script import Guide, Otherwise, ScriptBatch, SpeculativeGuide

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import SupportsIndex
 
-from ppx_server.executor import Observations
+from ppx_server.observations import Observations
 
 
 def checked_count(name: str, value: SupportsIndex, *, least: int = 1) -> int:

@@ -19,8 +19,8 @@ from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, Reporter, reporting
 from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.errors import PPXError
-from ppx_server.executor import Executes, Observations
-from ppx_server.observations import ObservationSet
+from ppx_server.executor import Executes
+from ppx_server.observations import Observations, ObservationSet
 from ppx_server.trace import Ints, TraceBatch
 
 _FEWEST_CHAINS = 4

@@ -14,7 +14,8 @@ from ppx_inference.importance import independent_traces
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_server.address import AddressTable
-from ppx_server.executor import Executes, Observations
+from ppx_server.executor import Executes
+from ppx_server.observations import Observations
 from ppx_server.script import Guide
 
 if TYPE_CHECKING:

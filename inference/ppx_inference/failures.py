@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
-from ppx_server.executor import Executes, Observations
+from ppx_server.executor import Executes
+from ppx_server.observations import Observations
 from ppx_server.script import Guide, ScriptBatch
 from ppx_server.store import TraceStore
 from ppx_server.trace import DrawFlag, Status, TraceBatch

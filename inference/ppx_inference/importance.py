@@ -20,8 +20,8 @@ from ppx_inference.progress import Progress, reporting
 from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.address import AddressTable
 from ppx_server.errors import ObservationError, PPXError
-from ppx_server.executor import Executes, Observations
-from ppx_server.observations import ObservationSet
+from ppx_server.executor import Executes
+from ppx_server.observations import Observations, ObservationSet
 from ppx_server.script import Guide, Otherwise, ScriptBatch
 from ppx_server.trace import TraceBatch
 

@@ -60,7 +60,8 @@ from ppx_inference.diagnostics import refuse_undefined
 from ppx_server.address import AddressTable
 from ppx_server.distributions import FAMILIES, Kind
 from ppx_server.errors import ObservationError
-from ppx_server.executor import Executes, Observations
+from ppx_server.executor import Executes
+from ppx_server.observations import Observations
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Floats, Ids, Ints, Params, Status, TraceBatch, gather
 

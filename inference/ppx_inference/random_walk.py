@@ -11,7 +11,8 @@ from ppx_inference.chains import Schedule, run_chains
 from ppx_inference.metropolis import Bools, Info, Move
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress
-from ppx_server.executor import Executes, Observations
+from ppx_server.executor import Executes
+from ppx_server.observations import Observations
 from ppx_server.trace import Floats, Ids
 
 RESAMPLE_PROBABILITY = 0.1

@@ -11,7 +11,8 @@ from typing import Self
 import numpy as np
 
 from ppx_server.address import AddressTable
-from ppx_server.executor import Executor, FailurePolicy, Observations
+from ppx_server.executor import Executor, FailurePolicy
+from ppx_server.observations import Observations
 from ppx_server.protocol import CAPABILITIES
 from ppx_server.script import Guide, ScriptBatch
 from ppx_server.trace import TraceBatch

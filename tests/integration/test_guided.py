@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ppx_inference.simulator import Simulator
+from ppx_server.errors import ObservationError
 from ppx_server.executor import FailurePolicy
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import DrawFlag, Status
@@ -22,6 +24,15 @@ def test_models_that_raise_before_their_first_draw_are_reported() -> None:
         traces = sim.execute(ScriptBatch.empty(1, range(5), Otherwise.ASK), None, PriorGuide())
     assert (traces.status == Status.FAILED).all()
     assert all("no table of cross sections" in reason for reason in traces.failures.values())
+
+
+def test_a_guided_trace_that_observes_something_else_is_an_error() -> None:
+    with Simulator([sys.executable, str(MODELS), "rare_observe"], num_workers=2) as sim:
+        with pytest.raises(ObservationError, match="observes 'rare'") as caught:
+            sim.execute(ScriptBatch.empty(0, range(64), Otherwise.ASK), {"y": 0.0}, PriorGuide())
+        assert caught.value.completed is not None
+        assert (caught.value.completed.status == Status.OK).all()
+        assert len(sim.prior(5)) == 5
 
 
 def test_choices_are_forced_as_far_as_the_own_script_was_followed_and_guided_after_that() -> None:

@@ -24,7 +24,8 @@ from ppx_inference.cli.options import (
 )
 from ppx_inference.simulator import Simulator
 from ppx_server.errors import SimulatorStartError
-from ppx_server.executor import FailurePolicy, Observations
+from ppx_server.executor import FailurePolicy
+from ppx_server.observations import Observations
 from ppx_server.process import SimulatorProcess
 from ppx_server.script import ScriptBatch
 from ppx_server.store import TraceStore

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
+from ppx_server.collecting import Collection
 from ppx_server.errors import ObservationError, SimulatorError, SimulatorFailedError
 from ppx_server.failures import FailureTally
 from ppx_server.philox import Stream, normals
@@ -88,12 +89,19 @@ class Jobs(Protocol):
 
 
 class _Finished:
-    """Finished traces in pieces; counts those that failed."""
+    """Finished traces, collected in the order of their slots as far as they come; counts those that failed.
 
-    def __init__(self, tally: FailureTally) -> None:
+    Args:
+        num_traces: How many there will be.
+        tally: Counts failed traces.
+    """
+
+    def __init__(self, num_traces: int, tally: FailureTally) -> None:
         self._tally = tally
-        self._slots: list[Ints] = []
-        self._traces: list[TraceBatch] = []
+        self._collected = Collection(num_traces)
+        self._slots: list[Ints] = []  # of the collected traces
+        self._next = 0
+        self._waiting: dict[int, tuple[Ints, TraceBatch]] = {}  # by first slot, until those before have come
         self.unobserved: dict[int, str] = {}
         self.error: ObservationError | None = None
 
@@ -107,21 +115,27 @@ class _Finished:
                 others = np.flatnonzero(~np.isin(traces.index, missing))
                 slots, traces = slots[others], traces.select(others)
         if len(slots):
-            self._slots.append(slots)
-            self._traces.append(traces)
+            self._waiting[int(slots[0])] = (slots, traces)
+            while self._next in self._waiting:
+                self._collect(*self._waiting.pop(self._next))
             self._tally.count(0, _model_errors(traces) if error is None else [error])
 
     def joined(self) -> tuple[Ints, TraceBatch | None]:
         """All of them in the order of their slots."""
+        for first in sorted(self._waiting):
+            self._collect(*self._waiting.pop(first))
         if not self._slots:
             return np.empty(0, np.int64), None
-        order = np.argsort([slots[0] for slots in self._slots], kind="stable")
-        slots = np.concatenate([self._slots[i] for i in order])
-        traces = TraceBatch.concatenate([self._traces[i] for i in order])
+        slots, traces = np.concatenate(self._slots), self._collected.traces()
         if (np.diff(slots) > 0).all():
             return slots, traces
         by_slot = np.argsort(slots, kind="stable")
         return slots[by_slot], traces.select(by_slot)
+
+    def _collect(self, slots: Ints, traces: TraceBatch) -> None:
+        self._slots.append(slots)
+        self._collected.append(traces)
+        self._next = int(slots[-1]) + 1
 
 
 def _model_errors(traces: TraceBatch) -> list[SimulatorError]:
@@ -144,7 +158,7 @@ class PlainJobs:
     def __init__(self, scripts: ScriptBatch, tally: FailureTally) -> None:
         self._job: Job | None = Job(np.arange(len(scripts)), scripts) if len(scripts) else None
         self._tally = tally
-        self._finished = _Finished(tally)
+        self._finished = _Finished(len(scripts), tally)
 
     def next(self) -> Job | None:
         """All of them, once."""
@@ -199,7 +213,7 @@ class GuidedJobs:
         self._next_slot = 0
         self._returned: list[tuple[Ints, TraceBatch]] = []
         self._num_returned = 0
-        self._finished = _Finished(tally)
+        self._finished = _Finished(len(scripts), tally)
         self._num_own = np.where(
             np.diff(scripts.offsets) > 0, -1, 0
         )  # -1: not known before the first execution

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ppx_inference.arguments import checked_count, checked_seed, observed_names
-from ppx_inference.collecting import Collection
 from ppx_inference.diagnostics import is_weight, refuse_undefined
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.address import AddressTable
+from ppx_server.collecting import Collection
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
 from ppx_server.observations import Observations, ObservationSet

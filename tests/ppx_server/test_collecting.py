@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ppx_inference.collecting import Collection
+from ppx_server.collecting import Collection
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import TraceBatch
 

@@ -30,6 +30,7 @@ RESERVED = {
     "torch": ("ppx_proposals",),
     "zmq": (
         *(f"ppx_server.{module}" for module in ("transport", "worker", "batches", "stepwise", "executor")),
+        "ppx_inference.conformance.wire_",
         "ppx_client",
     ),
 }

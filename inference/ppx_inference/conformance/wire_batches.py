@@ -17,7 +17,6 @@ from ppx_server.philox import normals
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import DrawFlag, Status, TraceBatch
 
-_INDICES = (0, 1, 2, 3, 4, 5, 6, 7)
 _FAR = (2**32 + 7, 2**62 + 1)
 _LARGEST_SEED = 2**64 - 1
 _TOLERANCE = 1e-6
@@ -36,7 +35,7 @@ def askers(stage: Stage, count: int = 1) -> Iterator[list[Asker]]:
 def columns(stage: Stage) -> str:
     """Empty scripts give traces whose columns fit together, and which drew what they state."""
     with askers(stage) as (asker,):
-        answer = asker.execute(asker.empty(_INDICES))
+        answer = asker.execute(asker.empty(stage.indices))
         asker.execute(asker.empty(()))
     result, traces = answer
     if (result.status == Status.PENDING).any():
@@ -61,7 +60,7 @@ def numbers(stage: Stage) -> str:
     """Draws are those that seed, trace index and number of the draw stand for."""
     judged = 0
     with askers(stage) as (asker,):
-        for seed, indices in ((stage.subject.seed, _INDICES), (_LARGEST_SEED, _FAR)):
+        for seed, indices in ((stage.subject.seed, stage.indices), (_LARGEST_SEED, _FAR)):
             traces = asker.execute(asker.empty(indices, seed)).traces
             _check_numbers(traces, seed)
             judged += len(traces.value)
@@ -101,7 +100,7 @@ def _check_numbers(traces: TraceBatch, seed: int) -> None:
 def order(stage: Stage) -> str:
     """Batches that are sent before the first is answered are answered in their order."""
     with askers(stage) as (asker,):
-        sent = [asker.empty(part) for part in (_INDICES[:2], _INDICES[2:3], (), _INDICES[3:])]
+        sent = [asker.empty(part) for part in (stage.indices[:1], (), stage.indices[1:], stage.indices)]
         for scripts in sent:
             asker.link.send(asker.request(scripts))
         together = [asker.receive(scripts).traces for scripts in sent]
@@ -115,14 +114,14 @@ def order(stage: Stage) -> str:
 def independence(stage: Stage) -> str:
     """Trace i is the same whatever batch it comes in, however often, and for whomever."""
     with askers(stage, 2) as (asker, other):
-        whole = asker.execute(asker.empty(_INDICES)).traces
-        expect_same(whole, asker.execute(asker.empty(_INDICES)).traces, "the same batch again")
-        alone = [asker.execute(asker.empty((i,))).traces for i in _INDICES]
+        whole = asker.execute(asker.empty(stage.indices)).traces
+        expect_same(whole, asker.execute(asker.empty(stage.indices)).traces, "the same batch again")
+        alone = [asker.execute(asker.empty((i,))).traces for i in stage.indices]
         expect_same(whole, TraceBatch.concatenate(alone), "in one batch, then alone")
-        backwards = asker.execute(asker.empty(_INDICES[::-1])).traces
+        backwards = asker.execute(asker.empty(stage.indices[::-1])).traces
         expect_same(whole, backwards.select(np.arange(len(whole))[::-1]), "forwards, then backwards")
         expect_same(
-            whole, other.execute(other.empty(_INDICES)).traces, "for one controller, then for another"
+            whole, other.execute(other.empty(stage.indices)).traces, "for one controller, then for another"
         )
     return f"{len(whole)} traces are the same in any batch, order and conversation"
 
@@ -130,7 +129,7 @@ def independence(stage: Stage) -> str:
 def scripts(stage: Stage) -> str:
     """A script that repeats a trace repeats it, by coordinates and by values; others are obeyed."""
     with askers(stage) as (asker,):
-        traces = asker.execute(asker.empty(_INDICES)).traces
+        traces = asker.execute(asker.empty(stage.indices)).traces
         traces = traces.select((traces.status == Status.OK) & (traces.length > 0))
         if not len(traces):
             raise UnjudgedError("no trace draws anything")
@@ -185,7 +184,7 @@ def first_choices(traces: TraceBatch) -> ScriptBatch:
 def asking(stage: Stage) -> str:
     """Scripts that ask end at the first controlled draw that they do not cover."""
     with askers(stage) as (asker,):
-        traces = asker.execute(asker.empty(_INDICES)).traces
+        traces = asker.execute(asker.empty(stage.indices)).traces
         traces = traces.select(traces.status == Status.OK)
         controlled = traces.flags & _CONTROLLED != 0
         if not controlled.any():

@@ -33,8 +33,10 @@ _SLICE_MS = 20  # between two looks at whether the process still lives
 _RECONNECT_MS, _RECONNECT_MAX_MS = 5, 100
 _LAST_WORDS_MS = 100  # what a process sent just before it ended
 _START_SECONDS = 30.0
-_PATIENCE = 2.0
-_SLOWEST_FACTOR = 10.0
+_PATIENCE = 4.0
+_PATIENCE_TRACES = 30.0
+_MOST_TRACES, _LEAST_TRACES = 8, 2
+_BATCH_SHARE = 0.01
 
 
 class DefectError(PPXError):
@@ -67,7 +69,7 @@ class Stage:
         subject: What is judged.
 
     Attributes:
-        patience: Seconds to wait for an answer; follows the slowest seen.
+        patience: Seconds to wait for an answer.
         capabilities: What the simulator has announced, of all that it has been offered.
         greeting: Its answer to a controller that knows every extension, None before.
     """
@@ -76,7 +78,7 @@ class Stage:
         self.subject = subject
         self.patience = min(subject.timeout, _START_SECONDS)
         self.greeting: HandshakeResult | None = None
-        self._slowest = 0.0
+        self._trace_seconds = 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._stack = ExitStack()
         self._running = self._stack.enter_context(subject.running())
@@ -126,17 +128,23 @@ class Stage:
         finally:
             link.close()
 
-    def learn(self, seconds: float) -> None:
-        """Takes into account how long an answer took."""
-        self._slowest = max(self._slowest, seconds)
+    @property
+    def indices(self) -> range:
+        """Traces that a batch may have: few of a slow simulator."""
+        most = _BATCH_SHARE * self.subject.seconds / max(self._trace_seconds, 1e-9)
+        return range(int(min(max(most, _LEAST_TRACES), _MOST_TRACES)))
 
-    def settle(self) -> None:
-        """From now on it has started: answers are due as soon as those before."""
-        self._slowest = 0.0
+    def be_patient(self) -> None:
+        """From now on it may take as long as a trace may."""
+        self.patience = self.subject.timeout
+
+    def settle(self, trace_seconds: float) -> None:
+        """From now on it is known how long a trace takes: what takes much longer will not come."""
+        self._trace_seconds = trace_seconds
         self._follow()
 
     def _follow(self) -> None:
-        self.patience = min(self.subject.timeout, max(_PATIENCE, _SLOWEST_FACTOR * self._slowest))
+        self.patience = min(self.subject.timeout, max(_PATIENCE, _PATIENCE_TRACES * self._trace_seconds))
 
     def ended(self) -> str:
         """How the process ended; empty while it runs, or where it is not ours."""
@@ -261,7 +269,6 @@ class Link:
                 raise NoAnswerError(f"after {self._last}: {ended}")
             if time.monotonic() - began > limit:
                 raise NoAnswerError(f"no answer to {self._last} within {limit:.3g} s")
-        self.stage.learn(time.monotonic() - began)
         frames = self._socket.recv_multipart()
         if self._envelope:
             if len(frames) != 2 or frames[0]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import zmq
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from ppx_server.protocol import (
 )
 
 _TRACES = 5
+_SHARE = 0.1
+"""Of the time for all checks, for these traces."""
 _UNKNOWN = "x_no_such_extension"
 
 
@@ -33,7 +37,6 @@ def handshake(stage: Stage) -> str:
     with stage.link() as link:
         plain = link.greet()
         again = link.greet()
-    stage.settle()
     with stage.link() as link:
         stage.greeting = link.greet((*CAPABILITIES, _UNKNOWN))
     if not plain.model_name or not plain.system_name:
@@ -66,11 +69,18 @@ def run(stage: Stage) -> str:
     count = 0
     with stage.link() as link:
         link.greet()
+        stage.be_patient()
+        slowest, limit = 0.0, time.monotonic() + _SHARE * stage.subject.seconds
         for index in range(_TRACES):
+            began = time.monotonic()
             played = play(link, stage.subject.seed, index)
+            slowest = max(slowest, time.monotonic() - began)
             _check_statements(played)
             ends.append(played.end)
             count += len(played.statements)
+            if time.monotonic() > limit:
+                break
+    stage.settle(slowest)
     finished = sum(isinstance(end, RunResult) for end in ends)
     if not finished:
         if "truncated_normal" in stage.capabilities:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from ppx_inference.cli.c_flags import c_flags
 from ppx_inference.cli.check import check
 from ppx_inference.cli.cpp_flags import cpp_flags
 from ppx_inference.cli.options import COMMAND_SETTINGS
@@ -28,6 +29,7 @@ app.command(context_settings=COMMAND_SETTINGS)(posterior)
 app.command(context_settings=COMMAND_SETTINGS)(replay)
 app.command()(show)
 app.command("cpp-flags")(cpp_flags)
+app.command("c-flags")(c_flags)
 
 
 @app.callback()

@@ -1,0 +1,164 @@
+// The running trace of a model behind the C ABI: how it ends, and what happens then.
+//
+// No exception passes the functions of ppx.h. A statement that cannot go on, because the controller has ended the trace
+// or because the model has failed, marks the trace as over, and the model coasts to its end: its draws come from the
+// prior, by a generator of their own, and nobody is told. When it has returned, `run_trace` throws what the statement
+// would have thrown, so that the server sees what it sees of a C++ model.
+#pragma once
+
+#include <atomic>
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <ppx_client.hpp>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "ppx.h"
+
+namespace ppx_c {
+
+using namespace ppx_client;
+
+/// A rejection loop that has begun.
+struct OpenLoop {
+    std::string name;
+    CallSite site;
+    detail::Player::Loop loop;
+};
+
+/// A model being served.
+struct Served {
+    ppx_model forward = nullptr;
+    void* user = nullptr;
+    std::string name;
+    std::int64_t patience = 0;
+
+    // The running trace.
+    bool abandoned = false;  // rather than failed
+    std::string failure;
+    Tensor result;  // empty: none
+    std::vector<OpenLoop> loops;
+    std::jmp_buf landing;
+    std::int64_t num_coasted = 0;
+
+    detail::Uniforms coasting{0, 0};
+    bool has_warned = false;
+};
+
+/// What every statement looks at; of each thread.
+struct Now {
+    Served* served = nullptr;
+    bool is_over = false;
+    bool control = true;
+};
+inline thread_local Now now;
+
+inline std::string& last_error() {
+    static thread_local std::string text;
+    return text;
+}
+
+/// Whether a thread that runs no model has made a statement meanwhile.
+inline std::atomic<bool> has_stray_draws{false};
+
+/// The trace has failed; outside traces, somebody should read it.
+inline void complain(const std::string& message) {
+    const bool is_news = last_error() != message;
+    last_error() = message;
+    if (now.served != nullptr) {
+        now.is_over = true;
+        now.served->failure = message;
+        return;
+    }
+    if (detail::running_traces() > 0) has_stray_draws = true;
+    if (is_news) std::fprintf(stderr, "ppx: %s\n", message.c_str());
+}
+
+inline void abandon() {
+    now.is_over = true;
+    now.served->abandoned = true;
+}
+
+/// Ends the trace for the exception that is being handled.
+inline void end_trace() noexcept {
+    try {
+        throw;
+    } catch (const detail::AbandonedTrace&) {
+        abandon();
+    } catch (const std::exception& error) {
+        complain(error.what());
+    } catch (...) {
+        complain("something was thrown that is no std::exception");
+    }
+}
+
+/// Whether the trace is over: also if the process was told to stop, which the controller of a batch need not know.
+inline bool is_over() {
+    if (!now.is_over && detail::stop_requested() && now.served != nullptr && detail::this_thread().player != nullptr)
+        abandon();
+    return now.is_over;
+}
+
+/// Whether a statement is made after the end of the trace. Counts it, and leaves a model that makes too many: callers
+/// hold nothing that a jump would lose.
+inline bool is_coasting() {
+    if (!is_over()) return false;
+    if (++now.served->num_coasted > now.served->patience) std::longjmp(now.served->landing, 1);
+    return true;
+}
+
+inline std::string_view text(const char* string) { return string == nullptr ? std::string_view() : string; }
+
+inline CallSite place(const char* name, const ppx_site* site) {
+    if (!text(name).empty()) return {};
+    if (site == nullptr)
+        throw std::invalid_argument("a statement has no name; give it one (only C programs can do without)");
+    return {text(site->file), text(site->source_root), site->line, text(site->function)};
+}
+
+/// Runs the model; returns what it returned, or 0 if it had to be left.
+[[gnu::noinline]] inline int call(Served& served) {
+    if (setjmp(served.landing) == 0) return served.forward(served.user);
+    if (!std::exchange(served.has_warned, true))
+        std::fprintf(stderr,
+                     "%s: the model made more than %lld statements after the end of its trace and was left by "
+                     "longjmp; what it held is lost; let it return when ppx_trace_over() is true\n",
+                     served.name.c_str(), static_cast<long long>(served.patience));
+    return 0;
+}
+
+inline void end_loop(const OpenLoop& open) {
+    detail::ThreadState& thread = detail::this_thread();
+    if (thread.player != nullptr) thread.player->end_loop(open.loop);
+    if (thread.controller != nullptr)
+        thread.controller->rejection({thread.path.address(open.name, open.site), open.name}, false);
+}
+
+/// Runs one trace; returns its result, empty if there is none.
+inline Tensor run_trace(Served& served) {
+    now = {&served, false, true};
+    served.abandoned = false;
+    served.failure.clear();
+    served.result = {};
+    served.loops.clear();
+    served.num_coasted = 0;
+    last_error().clear();
+    detail::this_thread().path.go_out();
+    const int code = call(served);
+    const bool is_complete = !now.is_over;
+    now.is_over = false;
+    if (served.abandoned) throw detail::AbandonedTrace();
+    if (!served.failure.empty()) throw std::runtime_error(served.failure);
+    if (is_complete && code != 0) throw std::runtime_error("the model returned " + std::to_string(code));
+    if (has_stray_draws.exchange(false))
+        throw std::logic_error("a thread that does not run ppx_serve made a draw; draw on the thread that called it");
+    for (; !served.loops.empty(); served.loops.pop_back()) end_loop(served.loops.back());
+    return std::move(served.result);
+}
+
+}  // namespace ppx_c

@@ -53,7 +53,8 @@ inline void append_call_site(std::string& text, const CallSite& site) {
     for (const char c : source_path(site)) text += c == '.' ? '_' : c;
     char digits[16];
     const auto end = std::to_chars(digits, digits + sizeof digits, site.line).ptr;
-    text.append(":").append(digits, end).append(":").append(site.function);
+    // GCC writes the arguments of a function template behind its name, Clang does not.
+    text.append(":").append(digits, end).append(":").append(site.function.substr(0, site.function.find('<')));
 }
 
 /// A scope that the thread has been in: a node of a tree, so that a statement finds its scopes in one pointer.

@@ -131,10 +131,10 @@ def _table(cells: Sequence[Cell], plan: Plan, model: str, language: str) -> Tabl
         table.add_column(header, justify="right" if header else "left")
     for name in plan.only:
         rates = [_number(_median(_values(cells, side, name).values())) for side in plan.sides]
-        cpp = language == "C++"
+        cpp, judged = language == "C++", name != "effective" or model != work.UNTRAINED
         ratios = [
-            _ratio(cells, name, "PPX 1.0", "pyprob", work.STEPWISE),
-            _ratio(cells, name, "batches", "pyprob", work.PYPROB.get(name) if cpp else None),
+            _ratio(cells, name, "PPX 1.0", "pyprob", work.STEPWISE if judged else None),
+            _ratio(cells, name, "batches", "pyprob", work.PYPROB.get(name) if cpp and judged else None),
             _ratio(cells, name, "batches", "bare", work.BARE[model] if cpp and name == "prior" else None),
         ]
         table.add_row(work.LABELS[name], *rates, *ratios)

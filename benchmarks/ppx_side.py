@@ -7,7 +7,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from benchmarks import work
 from benchmarks.models import MODELS
 from ppx_inference import (
     NetworkConfig,
+    Posterior,
     Proposal,
     Simulator,
     TrainingConfig,
@@ -41,13 +42,17 @@ def measure(request: Mapping[str, Any]) -> work.Figures:
     options: dict[str, Any] = {} if request["workers"] is None else {"num_workers": request["workers"]}
     with Simulator(model.command(request["language"]), batches=request["batches"], **options) as sim:
         chains: dict[str, Any] = {"num_chains": work.NUM_CHAINS, "burn_in": 0, "progress": quiet}
-        runs = {
+        runs: dict[str, Callable[[int], object]] = {
             "prior": lambda count: sim.prior(count, seed=next(seeds)),
             "importance": lambda count: importance_sampling(
                 sim, given, num_traces=count, seed=next(seeds), progress=quiet
             ),
-            "lmh": lambda count: lightweight_mh(sim, given, num_traces=count, seed=next(seeds), **chains),
-            "rmh": lambda count: random_walk_mh(sim, given, num_traces=count, seed=next(seeds), **chains),
+            "lmh": lambda count: _executions(
+                lightweight_mh(sim, given, num_traces=count, seed=next(seeds), **chains)
+            ),
+            "rmh": lambda count: _executions(
+                random_walk_mh(sim, given, num_traces=count, seed=next(seeds), **chains)
+            ),
         }
         figures: work.Figures = {
             name: work.rate(run, seconds.work, first=4 * work.NUM_CHAINS)
@@ -58,6 +63,11 @@ def measure(request: Mapping[str, Any]) -> work.Figures:
             work.load_torch()
             figures |= _compilation(sim, given, seconds)
     return {name: value for name, value in figures.items() if name in wanted}
+
+
+def _executions(posterior: Posterior) -> int:
+    """Steps of chains, and the executions that found where they begin."""
+    return posterior.provenance.num_executions
 
 
 def _compilation(sim: Simulator, given: Mapping[str, Any], seconds: work.Seconds) -> work.Figures:

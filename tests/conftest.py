@@ -11,10 +11,11 @@ import pytest
 from ppx_server.address import AddressTable
 from ppx_server.errors import ObservationError
 from ppx_server.observations import Observations, ObservationSet
-from ppx_server.player import Player, Session
+from ppx_server.player import Player
 from ppx_server.protocol import Observe, RunResult, Sample, Tag, WireDistribution
 from ppx_server.recording import Recording, assemble
 from ppx_server.script import Ask, Guide, ScriptBatch
+from ppx_server.session import Session
 from ppx_server.trace import TraceBatch
 
 

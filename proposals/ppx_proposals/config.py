@@ -51,8 +51,9 @@ class TrainingConfig:
 
     Attributes:
         network: Sizes of the network; a proposal that is continued keeps its own.
-        batch_size: Traces per minibatch. On two cores and for the same time, 128 with `lr` 3e-3 ends at a lower loss
-            than 64 with 2e-3, on the Gaussian (-0.803 and -0.786 nats) and on tau decay (-2.93 and -2.80).
+        batch_size: Traces per minibatch. On two cores, for the same CPU time and one seed each, 128 with `lr` 3e-3
+            ends at a lower loss than 64 with 2e-3, on the Gaussian (-0.803 and -0.786 nats) and on tau decay (-2.93
+            and -2.80).
         lr: Initial learning rate of Adam-HD.
         hypergrad_lr: Learning rate of the learning rate; 0 is plain Adam.
         rule: Rule of the learning rate, `"additive"` or `"multiplicative"`.

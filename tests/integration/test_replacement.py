@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ppx_inference.simulator import Simulator
+from ppx_server.address import AddressTable
 from ppx_server.executor import FailurePolicy
-from ppx_server.script import Otherwise, ScriptBatch
+from ppx_server.script import Ask, Choice, Otherwise, ScriptBatch
 from ppx_server.trace import DrawFlag, Status, TraceBatch
 from tests.integration.faults import HERE, assert_same, in_python
 from tests.integration.guides import PriorGuide
@@ -61,6 +63,38 @@ def test_guided_traces_outlast_crashes_too(num_workers: int, in_cpp: Cpp) -> Non
     found = traces.select(kept)
     assert ((found.flags & DrawFlag.GUIDED) != 0).all()
     np.testing.assert_allclose(found.value, expected.select(kept).value, rtol=1e-12)
+
+
+class KillingGuide:
+    """Chooses draw by draw what the prior would; at its first choice the simulator is killed."""
+
+    def __init__(self, sim: Simulator) -> None:
+        self.sim = sim
+        self.killed: int | None = None
+
+    def begin(self, num_traces: int, addresses: AddressTable) -> None:
+        """Nothing to prepare."""
+
+    def choose(self, asks: Sequence[Ask], normals: np.ndarray) -> list[Choice]:
+        """A choice for every draw."""
+        process = self.sim._executor._workers[0]._process
+        if self.killed is None and process is not None:
+            self.killed = process.pid
+            os.killpg(process.pid, signal.SIGKILL)
+        return [Choice(math.nan, z, 0.0) for z in normals[:, 0].tolist()]
+
+    def restart(self, slot: int) -> None:
+        """Nothing to forget."""
+
+
+def test_a_simulator_replaced_in_a_run_draw_by_draw_numbers_its_addresses_anew(nothing_left: Path) -> None:
+    with Simulator(in_python("none", np.inf), num_workers=1) as sim:
+        expected = sim.prior(50, seed=4)
+        guide = KillingGuide(sim)
+        guided = sim.execute(ScriptBatch.empty(4, np.arange(20), Otherwise.ASK), None, guide)
+        assert guide.killed is not None
+        assert (guided.status == Status.OK).all()
+        assert_same(sim.prior(50, seed=4), expected)
 
 
 @pytest.mark.slow

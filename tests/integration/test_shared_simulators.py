@@ -198,14 +198,15 @@ def test_a_simulator_that_is_restarted_while_it_is_greeted_is_greeted_again(
         assert_same(prior(sim), undisturbed)
 
 
+@pytest.mark.parametrize("ways", [(True, True), (True, False)], ids=["batches", "both ways"])
 def test_two_controllers_share_a_simulator(
-    owners: Callable[..., list[Owner]], undisturbed: TraceBatch
+    ways: tuple[bool, bool], owners: Callable[..., list[Owner]], undisturbed: TraceBatch
 ) -> None:
     (owner,) = owners(1)
     found: dict[int, TraceBatch] = {}
 
     def run(number: int) -> None:
-        with Simulator(address=owner.address) as sim:
+        with Simulator(address=owner.address, batches=ways[number]) as sim:
             for start in range(0, NUM_TRACES, 100):
                 part = ScriptBatch.empty(SEED, np.arange(start, start + 100))
                 traces = sim.execute(part, OBSERVED)

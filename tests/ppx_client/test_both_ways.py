@@ -12,10 +12,11 @@ import pytest
 from ppx_server.address import AddressTable
 from ppx_server.numbering import Numbering
 from ppx_server.observations import ObservationSet
-from ppx_server.player import Player, Session
+from ppx_server.player import Player
 from ppx_server.protocol import Run, RunResult
 from ppx_server.recording import assemble
 from ppx_server.script import ScriptBatch
+from ppx_server.session import Session
 from ppx_server.trace import TraceBatch
 
 Serve = Callable[..., Any]

@@ -14,10 +14,11 @@ from ppx_proposals.speculation import SpeculativeNetworkGuide
 from ppx_server.address import Address, AddressTable
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.philox import Stream, normals
-from ppx_server.player import Player, Session
+from ppx_server.player import Player
 from ppx_server.protocol import Event, Observe, RunResult, Sample, WireDistribution
 from ppx_server.recording import assemble
 from ppx_server.script import Ask, Guide, Otherwise, ScriptBatch, Tails
+from ppx_server.session import Session
 from ppx_server.trace import DrawFlag, LoopTable, Params, Status, TensorTable, TraceBatch, gather
 
 Model = Callable[[], Generator[Event, object, None]]

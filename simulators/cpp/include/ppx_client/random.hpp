@@ -7,9 +7,12 @@
 // The distributions have the interface of those in <random>. They ignore the generator. The address of a draw is where
 // the distribution is called, or its name if it was given one, as first argument: `normal_distribution<> d("x", 0, 1)`.
 // Distributions that are no family of PPX are made of such, exactly; if of two, their draws are parts of the address.
+// Two that are called in one expression draw in the order that the compiler chooses.
 //
 // `random_bit_generator` controls what cannot be changed: std:: distributions and algorithms that are fed by it.
-// Inference then sees its uniform numbers only, at one address.
+// Inference then sees its uniform numbers only, as visits of one address. Where the library draws until something is
+// accepted, as in std::normal_distribution, their number varies; and as that keeps a number for its next call, it must
+// be made anew, or reset, in each trace.
 #pragma once
 
 #include <initializer_list>

@@ -99,6 +99,11 @@ class Simulator:
         """Changes whenever the model does; empty if the simulator does not tell."""
         return self._executor.fingerprint
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it executes whole batches, and not draw by draw."""
+        return self._executor.takes_batches
+
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
     ) -> TraceBatch:

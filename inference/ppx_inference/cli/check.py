@@ -1,279 +1,218 @@
-"""`ppx check`: can this simulator be steered?"""
+"""`ppx check`: the conformance kit on the command line."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
-import numpy as np
 import typer
+from rich.console import Console
+from rich.markup import escape
 
-from ppx_inference.cli.console import FAILED, number, reported, show, show_json, table
-from ppx_inference.cli.options import Addresses, AsJson, Command, Seed, Timeout, open_simulator
-from ppx_inference.simulator import Simulator
-from ppx_server.address import Address
-from ppx_server.errors import PPXError
-from ppx_server.script import ScriptBatch
-from ppx_server.trace import TensorTable, TraceBatch
+from ppx_inference.cli.console import (
+    FAILED,
+    Interrupted,
+    note,
+    reported,
+    show,
+    show_json,
+    table,
+)
+from ppx_inference.cli.options import Addresses, AsJson, Command, Quiet, Seed, Timeout, check_one_way
+from ppx_inference.conformance.checks import CHECKS, Check, judge, unstarted
+from ppx_inference.conformance.evidence import Evidence
+from ppx_inference.conformance.findings import Finding, Level, Subject
+from ppx_inference.conformance.graph import svg
+from ppx_inference.conformance.report import AddressRow, address_rows, document, passed
+from ppx_server.errors import SimulatorStartError
 
-_TOLERANCE = 1e-9
-"""Relative difference of results that a replay may have: threads may add numbers in another order."""
-
-
-class Verdict(NamedTuple):
-    """The outcome of one check.
-
-    Attributes:
-        check: What was checked.
-        passed: Whether it was fine.
-        detail: What was found.
-        remedy: What to do if not.
-    """
-
-    check: str
-    passed: bool
-    detail: str
-    remedy: str = ""
-
-
-class Row(NamedTuple):
-    """One line of the address table."""
-
-    address: str
-    name: str
-    kind: str
-    family: str
-    visits: int
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is checked."""
-
-    command: Sequence[str] | None
-    addresses: Sequence[str] | None
-    seed: int
-    timeout: float
-    num_traces: int
-
-    def open(self) -> Simulator:
-        return open_simulator(self.command, self.addresses, workers=1, timeout=self.timeout)
+_MARKS = {
+    Level.PASS: "[green]pass[/green]",
+    Level.WARN: "[yellow]WARN[/yellow]",
+    Level.FAIL: "[bold red]FAIL[/bold red]",
+    Level.SKIP: "[dim]skip[/dim]",
+}
+_MOST_ROWS = 60
+"""Addresses that are listed; --json has all of them."""
 
 
 @reported
 def check(
     command: Command = None,
     addresses: Addresses = None,
-    num_traces: Annotated[int, typer.Option(min=2, help="Prior traces to draw.")] = 2,
+    num_traces: Annotated[
+        int, typer.Option("--num-traces", "-n", min=2, help="Prior traces to draw, if time allows.")
+    ] = 1600,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=1.0, help="How long it should take, about: slow simulators run less often.")
+    ] = 15.0,
+    runs: Annotated[int, typer.Option(min=1, help="Runs to look for leaks in, if time allows.")] = 10_000,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Make this check only; repeat it for several.", show_default=False),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave this check out; repeat it for several.", show_default=False),
+    ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg", help="Draw which random choices follow each other.", show_default=False
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="A warning is a failure.")] = False,
+    list_checks: Annotated[bool, typer.Option("--list", help="Say what is checked, and do nothing.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Checks that a simulator can be steered, and lists the addresses of its random choices.
+    """Judges a simulator in any language: can it be steered, and are its results right?
 
-    It must answer the handshake, run from the prior, do the same again when its choices are replayed, accept values
-    for what it observes, and have the same addresses after a restart. The exit code is 1 if a check fails.
+    It is started several times, and made to run the same traces again, in other company, by batches and draw by draw,
+    with values forced and observed. What is wrong comes with its remedy, and with the random choices it makes. The exit
+    code is 1 if a check fails. docs/conformance.md explains every check.
 
     Examples:
 
       ppx check -- ./tau_decay --grid 8x11x11
 
-      ppx check -- python simulators/gaussian/gaussian.py
+      ppx check --graph choices.svg -- python simulators/hmm/hmm.py
 
-      ppx check --address tcp://localhost:5555 --json
+      ppx check --strict --json -- ./sim > report.json
+
+      ppx check --address tcp://localhost:5555 --only "same seed" --only log_prob
     """
-    verdicts, rows, model_name = _run(_Subject(command, addresses, seed, timeout, num_traces))
-    passed = all(v.passed for v in verdicts)
+    checks = _chosen(only or (), skip or ())
+    if list_checks:
+        _list(checks)
+        return
+    check_one_way(command, addresses)
+    if addresses and len(addresses) > 1:
+        raise typer.BadParameter("one simulator is checked at a time; give one --address")
+    subject = Subject(
+        command or (), addresses[0] if addresses else "", seed, timeout, num_traces, seconds, runs
+    )
+    findings: list[Finding] = []
+    try:
+        evidence = Evidence(subject)
+    except SimulatorStartError as error:
+        findings.append(unstarted(error))
+        _conclude(findings, None, as_json=as_json, strict=strict, graph=None)
+        return
+    with evidence:
+        try:
+            with _progress(quiet=quiet) as say:
+                for finding in judge(evidence, checks, say):
+                    findings.append(finding)
+        except KeyboardInterrupt:
+            found = document(findings, evidence, strict=strict, complete=False)
+            if not as_json:
+                _show(findings, evidence)
+            raise Interrupted(
+                f"{len(findings)} findings are shown, the others are not known", found
+            ) from None
+        _conclude(findings, evidence, as_json=as_json, strict=strict, graph=graph)
+
+
+def _conclude(
+    findings: Sequence[Finding], evidence: Evidence | None, *, as_json: bool, strict: bool, graph: Path | None
+) -> None:
+    """Shows everything, and ends with the exit code that belongs to it."""
     if as_json:
-        show_json(
-            {
-                "passed": passed,
-                "model_name": model_name,
-                "checks": [v._asdict() for v in verdicts],
-                "addresses": [row._asdict() for row in rows],
-            }
-        )
+        show_json(document(findings, evidence, strict=strict))
     else:
-        _show(verdicts, rows, model_name)
-    if not passed:
+        _show(findings, evidence)
+    if graph is not None and evidence is not None:
+        if len(evidence.traces.value):
+            graph.write_text(svg(evidence.sound, evidence.simulator.model_name), encoding="utf-8")
+            note(f"wrote {graph}")
+        else:
+            note(f"there are no draws: {graph} is not written")
+    if not passed(findings, strict=strict):
         raise typer.Exit(FAILED)
 
 
-def _run(subject: _Subject) -> tuple[list[Verdict], list[Row], str]:
-    """All checks, up to the first that makes the others pointless."""
-    verdicts: list[Verdict] = []
-    try:
-        started = time.perf_counter()
-        simulator = subject.open()
-    except PPXError as error:
-        return [Verdict("handshake", False, str(error))], [], ""
-    milliseconds = 1000 * (time.perf_counter() - started)
-    with simulator:
-        name = simulator.model_name
-        verdicts.append(Verdict("handshake", True, f"{name!r} answered after {milliseconds:.0f} ms"))
-        try:
-            traces = simulator.prior(subject.num_traces, seed=subject.seed)
-        except PPXError as error:
-            return [*verdicts, Verdict("prior traces", False, str(error))], [], name
-        rows = _rows(traces)
-        verdicts.append(_prior_verdict(traces))
-        verdicts.append(_guarded("replay", lambda: _replay_verdict(simulator, traces)))
-        verdicts.append(_guarded("observations", lambda: _observations_verdict(simulator, traces)))
-    if subject.command:
-        verdicts.append(_guarded("restart", lambda: _restart_verdict(subject, traces)))
-    verdicts.append(_names_verdict(rows))
-    return verdicts, rows, name
+def _chosen(only: Sequence[str], skip: Sequence[str]) -> list[Check]:
+    """The checks to make.
+
+    Raises:
+        typer.BadParameter: A name is none of theirs.
+    """
+    known = [c.name for c in CHECKS]
+    for name in (*only, *skip):
+        if name not in known:
+            raise typer.BadParameter(
+                f"there is no check {name!r}; the checks are {', '.join(map(repr, known))}"
+            )
+    return [c for c in CHECKS if (not only or c.name in only) and c.name not in skip]
 
 
-def _guarded(check: str, verdict: Callable[[], Verdict]) -> Verdict:
-    try:
-        return verdict()
-    except PPXError as error:
-        return Verdict(check, False, str(error))
+def _list(checks: Sequence[Check]) -> None:
+    listing = table("checks", ["name", "what it finds out", "needs"], left=3)
+    for one in checks:
+        listing.add_row(one.name, one.purpose, ", ".join(one.needs))
+    show(listing)
 
 
-def _prior_verdict(traces: TraceBatch) -> Verdict:
-    lengths = f"{traces.length.min()} to {traces.length.max()} draws"
-    if not len(traces.value):
-        remedy = "replace its random number calls by ppx sample calls"
-        return Verdict("prior traces", False, f"{len(traces)} traces without any draw", remedy)
-    return Verdict("prior traces", True, f"{len(traces)} traces of {lengths}")
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Says on a terminal what is being checked."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    with Console(stderr=True).status("checking") as status:
+        yield lambda text: status.update(f"checking: {escape(text)}")
 
 
-def _replay_verdict(simulator: Simulator, traces: TraceBatch) -> Verdict:
-    """The first trace again, after others: hidden randomness and leftover state show."""
-    first = traces.select([0])
-    again = simulator.execute(ScriptBatch.replay(first), None)
-    difference = _difference(first, again)
-    if difference is None:
-        return Verdict("replay", True, f"the same {first.length[0]} draws gave the same trace")
-    return Verdict(
-        "replay",
-        False,
-        f"the same draws gave another trace: {difference}",
-        "let every random number come from PPX, and reset global state at the start of each run",
+def _show(findings: Sequence[Finding], evidence: Evidence | None) -> None:
+    traces = None if evidence is None else evidence.seen
+    name = "" if evidence is None else evidence.simulator.model_name
+    if traces is not None:
+        _show_addresses(address_rows(traces), name, len(traces))
+    listing = table(f"checks of {name}" if name else "checks", ["", "check", "what was found"], left=3)
+    for finding in _condensed(findings):
+        text = escape(finding.detail)
+        if finding.remedy:
+            text += f"\n[{'dim' if finding.level is Level.PASS else 'bold'}]->[/] {escape(finding.remedy)}"
+        listing.add_row(_MARKS[finding.level], finding.check, text)
+    show(listing)
+    counts = {level: sum(f.level is level for f in findings) for level in Level}
+    show(", ".join(f"{n} {level}" for level, n in counts.items() if n))
+
+
+def _condensed(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Findings, those of the parts of a check that passed as one."""
+    fine: dict[str, list[Finding]] = {}
+    for finding in findings:
+        check, slash, _ = finding.check.partition("/")
+        if slash and finding.level is Level.PASS:
+            fine.setdefault(check, []).append(finding)
+    for finding in findings:
+        check, slash, _ = finding.check.partition("/")
+        if not slash or finding.level is not Level.PASS:
+            yield finding
+        elif finding is fine[check][0]:
+            parts = ", ".join(f.check.partition("/")[2] for f in fine[check])
+            yield Finding(check, Level.PASS, f"{len(fine[check])} parts: {parts}")
+
+
+def _show_addresses(rows: Sequence[AddressRow], name: str, num_traces: int) -> None:
+    listing = table(
+        f"addresses of {name} in {num_traces:,} traces",
+        ["address", "name", "kind", "family", "shape", "traces", "visits per trace"],
+        left=5,
     )
-
-
-def _restart_verdict(subject: _Subject, traces: TraceBatch) -> Verdict:
-    with subject.open() as simulator:
-        again = simulator.prior(len(traces), seed=subject.seed)
-    difference = _difference(traces, again)
-    if difference is None:
-        return Verdict("restart", True, "a second process has the same addresses and traces")
-    remedy = "give draws names, or do not let addresses and random numbers depend on the process"
-    return Verdict("restart", False, f"a second process does something else: {difference}", remedy)
-
-
-def _observations_verdict(simulator: Simulator, traces: TraceBatch) -> Verdict:
-    """The observations of the first trace, given back with its draws."""
-    remedy = "call observe with a name, so that inference has something to condition on"
-    ids = traces.observations.address_id
-    if not len(ids):
-        return Verdict("observations", False, "the simulator observes nothing", remedy)
-    if unnamed := [a.address for a in _entries(traces, ids) if not a.name]:
-        return Verdict("observations", False, f"observe without a name at {unnamed[0]}", remedy)
-    first = traces.select([0])
-    table = first.observations
-    values = {}
-    for row, (i, visit) in enumerate(zip(table.address_id.tolist(), table.instance.tolist(), strict=True)):
-        entry = traces.addresses[i]
-        values[entry.name, int(visit)] = table.dense([row], entry.shape)[0]
-    again = simulator.execute(ScriptBatch.replay(first), values)
-    names = ", ".join(dict.fromkeys(name for name, _ in values)) or "nothing in the first trace"
-    if np.allclose(again.log_likelihood, first.log_likelihood, rtol=_TOLERANCE, atol=1e-9):
-        return Verdict(
-            "observations", True, f"{names}: log likelihood {number(float(again.log_likelihood[0]), 6)}"
+    for row in rows[:_MOST_ROWS]:
+        shape = "x".join(map(str, row.shape))
+        visits = f"{row.visits:.3g}"
+        listing.add_row(
+            escape(row.address), escape(row.name), row.kind, row.family, shape, f"{row.share:.1%}", visits
         )
-    detail = (
-        f"log likelihood {again.log_likelihood[0]:.6g}, but {first.log_likelihood[0]:.6g} where it was drawn"
-    )
-    return Verdict("observations", False, detail, "let the likelihood depend on the draws of the trace only")
-
-
-def _names_verdict(rows: Sequence[Row]) -> Verdict:
-    unnamed = sum(not row.name for row in rows if row.kind == "draw")
-    draws = sum(row.kind == "draw" for row in rows)
-    if not unnamed:
-        return Verdict("names", True, f"all {draws} draw addresses have names")
-    detail = (
-        f"{draws - unnamed} of {draws} draw addresses have names; the others are known by their call site"
-    )
-    return Verdict("names", True, detail)
-
-
-def _difference(first: TraceBatch, again: TraceBatch) -> str | None:
-    """The first difference between two runs of the same traces, in words; None if there is none."""
-    mine, other = ([_path(t, row) for row in range(len(t.value))] for t in (first, again))
-    for position, (a, b) in enumerate(zip(mine, other, strict=False)):
-        if a != b:
-            return f"draw {position} was at {_at(a)}, then at {_at(b)}"
-    if len(mine) != len(other):
-        return f"{len(mine)} draws, then {len(other)}"
-    if len(changed := np.flatnonzero(first.value != again.value)):
-        row = int(changed[0])
-        return f"{_at(mine[row])} was {first.value[row]:.17g}, then {again.value[row]:.17g}"
-    for what in ("observations", "tags", "results"):
-        if not _same(getattr(first, what), getattr(again, what)):
-            return f"other {what}"
-    if not np.allclose(first.log_likelihood, again.log_likelihood, rtol=_TOLERANCE, atol=1e-9):
-        return f"log likelihood {first.log_likelihood[0]:.6g}, then {again.log_likelihood[0]:.6g}"
-    return None
-
-
-def _same(first: TensorTable, again: TensorTable) -> bool:
-    return np.array_equal(first.data_offsets, again.data_offsets) and np.allclose(
-        first.data, again.data, rtol=_TOLERANCE, atol=1e-12, equal_nan=True
-    )
-
-
-def _path(traces: TraceBatch, row: int) -> tuple[Address, int]:
-    return traces.addresses[int(traces.address_id[row])], int(traces.instance[row])
-
-
-def _at(path: tuple[Address, int]) -> str:
-    address, visit = path
-    return f"{address.address!r} ({address.family}{f', visit {visit}' if visit else ''})"
-
-
-def _rows(traces: TraceBatch) -> list[Row]:
-    trace = np.repeat(np.arange(len(traces)), traces.length)
-    visits = np.unique(np.stack([trace, traces.address_id, traces.instance]), axis=1)[1]
-    rows = [
-        Row(a.address, a.name, "draw", a.family, int(np.sum(visits == i)), a.shape)
-        for i, a in _numbered(traces, visits)
-    ]
-    tables = {"observe": traces.observations, "tag": traces.tags, "result": traces.results}
-    for kind, tensors in tables.items():
-        for i, a in _numbered(traces, tensors.address_id):
-            count = int(np.sum(tensors.address_id == i))
-            rows.append(Row(a.address, a.name, kind, a.family, count, a.shape))
-    return rows
-
-
-def _numbered(traces: TraceBatch, ids: np.typing.NDArray[np.int32]) -> list[tuple[int, Address]]:
-    return [(int(i), traces.addresses[int(i)]) for i in np.unique(ids)]
-
-
-def _entries(traces: TraceBatch, ids: np.typing.NDArray[np.int32]) -> list[Address]:
-    return [entry for _, entry in _numbered(traces, ids)]
-
-
-def _show(verdicts: Sequence[Verdict], rows: Sequence[Row], model_name: str) -> None:
-    if rows:
-        addresses = table(
-            f"addresses of {model_name}", ["address", "name", "kind", "family", "shape", "visits"], left=4
-        )
-        for row in rows:
-            shape = "x".join(map(str, row.shape)) if row.shape else ""
-            addresses.add_row(row.address, row.name, row.kind, row.family, shape, f"{row.visits:,}")
-        show(addresses)
-    for verdict in verdicts:
-        mark = "[green]pass[/green]" if verdict.passed else "[red]FAIL[/red]"
-        detail = verdict.detail.replace("[", r"\[")
-        show(f"{mark}  {verdict.check}: {detail}")
-        if not verdict.passed and verdict.remedy:
-            show(f"      {verdict.remedy}")
+    show(listing)
+    if len(rows) > _MOST_ROWS:
+        show(f"and {len(rows) - _MOST_ROWS:,} more addresses")

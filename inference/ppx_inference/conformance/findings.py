@@ -15,6 +15,10 @@ from ppx_inference.simulator import Simulator
 from ppx_server.executor import FailurePolicy
 from ppx_server.process import SimulatorProcess
 
+_START_SECONDS = 30.0
+_TOLERANT = FailurePolicy(retries=0, most=1.0)
+"""Checks count failed traces themselves."""
+
 
 class Level(StrEnum):
     """How a finding counts."""
@@ -101,24 +105,34 @@ class Subject:
         Raises:
             SimulatorStartError: It does not start or answer.
         """
-        policy = FailurePolicy(retries=0, most=1.0)
-        start_timeout = min(self.timeout, 30.0)
-        if self.command:
-            return Simulator(
-                command or self.command,
-                num_workers=1,
-                timeout=self.timeout,
-                start_timeout=start_timeout,
-                policy=policy,
-                batches=batches,
-            )
+        if not self.command:
+            return self.connect(self.address, batches=batches)
         return Simulator(
-            address=self.address,
+            command or self.command,
+            num_workers=1,
             timeout=self.timeout,
-            start_timeout=start_timeout,
-            policy=policy,
+            start_timeout=self._start_timeout,
+            policy=_TOLERANT,
             batches=batches,
         )
+
+    def connect(self, address: str, *, batches: bool = True) -> Simulator:
+        """A connection to a simulator that is running, such as one of `running`; it is not started again if it dies.
+
+        Raises:
+            SimulatorStartError: It does not answer.
+        """
+        return Simulator(
+            address=address,
+            timeout=self.timeout,
+            start_timeout=self._start_timeout,
+            policy=_TOLERANT,
+            batches=batches,
+        )
+
+    @property
+    def _start_timeout(self) -> float:
+        return min(self.timeout, _START_SECONDS)
 
     @contextmanager
     def running(self) -> Iterator[Running]:

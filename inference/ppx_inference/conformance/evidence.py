@@ -1,0 +1,157 @@
+"""What the kit has seen of a simulator: runs that several checks look at, made when the first of them asks."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from ppx_inference.conformance.findings import Subject
+from ppx_inference.conformance.wire_link import Stage
+from ppx_inference.conformance.wire_play import Played, play
+from ppx_inference.simulator import Simulator
+from ppx_server.errors import PPXError
+from ppx_server.numbering import DefectiveClientError
+from ppx_server.script import ScriptBatch
+from ppx_server.trace import Status, TraceBatch
+
+_PRIOR_SHARE = 0.15
+_AGAIN_SHARE = 0.05
+"""Shares of the time for all: for prior traces, and for one check that executes some of them again."""
+_LISTEN_SHARE = 0.02
+_FIRST_TRACES = 2
+_MOST_AGAIN, _MOST_HEARD = 400, 20
+_SPOKEN = ("error", "observed_value", "truncated_normal", "rejection")
+"""What a controller announces that wants to hear all that PPX can say draw by draw."""
+
+
+class Evidence:
+    """A simulator that is judged, with what is known of it so far.
+
+    Args:
+        subject: How to start or reach it.
+
+    Attributes:
+        subject: The same.
+        simulator: It, ready to execute.
+        start_seconds: How long it took to answer the first handshake.
+        takes_batches: Whether it announced that it executes batches.
+        defect: What densities it reported in batches that are wrong, in words; else empty. Once that is known, it is
+            steered draw by draw, where the controller computes them.
+        prior_seconds: How long `traces` took.
+
+    Raises:
+        SimulatorStartError: It does not start or answer.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.defect = ""
+        self.prior_seconds = 0.0
+        started = time.perf_counter()
+        self.simulator = subject.open()
+        self.start_seconds = time.perf_counter() - started
+        self.takes_batches = self.simulator.takes_batches
+
+    @property
+    def traces(self) -> TraceBatch:
+        """Prior traces 0, 1, 2, ...: as many as wanted, or as there is time for, but two at least.
+
+        Raises:
+            PPXError: They cannot be executed; the same error every time.
+        """
+        if isinstance(self._traces, PPXError):
+            raise self._traces
+        return self._traces
+
+    @property
+    def seen(self) -> TraceBatch | None:
+        """`traces` without those that failed, if any check has asked for them and they could be executed."""
+        traces = self.__dict__.get("_traces")
+        return self.sound if isinstance(traces, TraceBatch) else None
+
+    @cached_property
+    def _traces(self) -> TraceBatch | PPXError:
+        try:
+            return self._first_traces()
+        except PPXError as error:
+            if not isinstance(error.__cause__, DefectiveClientError):
+                return error
+            self.defect = str(error.__cause__)
+        try:
+            self.simulator.close()
+            self.simulator = self.subject.open(batches=False)
+            return self._first_traces()
+        except PPXError as error:
+            return error
+
+    def _first_traces(self) -> TraceBatch:
+        traces, self.prior_seconds = self._prior(self.simulator, self.subject.num_traces, _PRIOR_SHARE)
+        return traces
+
+    @property
+    def seconds_per_trace(self) -> float:
+        """What a prior trace costs."""
+        return self.prior_seconds / len(self.traces)
+
+    @property
+    def sound(self) -> TraceBatch:
+        """Those of `traces` that did not fail."""
+        return self.traces.select(self.traces.status == Status.OK)
+
+    @cached_property
+    def some(self) -> TraceBatch:
+        """The first of `traces`: as many as can be executed again in a check of the usual length, two at least."""
+        traces = self.traces
+        most = int(_AGAIN_SHARE * self.subject.seconds / max(self.seconds_per_trace, 1e-9))
+        return traces.select(np.arange(min(max(most, 2), _MOST_AGAIN, len(traces))))
+
+    @cached_property
+    def stepwise(self) -> TraceBatch:
+        """The first of `traces` once more, draw by draw: densities and values are the controller's own."""
+        if self.defect or not self.takes_batches:
+            return self.some
+        with self.subject.open(batches=False) as simulator:
+            traces, _ = self._prior(simulator, len(self.some), _AGAIN_SHARE)
+        return traces
+
+    @cached_property
+    def heard(self) -> list[Played]:
+        """The first traces as told draw by draw, message by message."""
+        wanted = 1 + int(_LISTEN_SHARE * self.subject.seconds / max(self.seconds_per_trace, 1e-9))
+        with Stage(self.subject) as stage, stage.link() as link:
+            link.greet(_SPOKEN)
+            stage.be_patient()
+            return [play(link, self.subject.seed, i) for i in range(min(wanted, _MOST_HEARD))]
+
+    def run_again(self, traces: TraceBatch) -> TraceBatch:
+        """The same indices from the prior, on the simulator that has executed them already."""
+        return self.simulator.execute(ScriptBatch.empty(self.subject.seed, traces.index), None)
+
+    def _prior(self, simulator: Simulator, wanted: int, share: float) -> tuple[TraceBatch, float]:
+        """Prior traces, ever more at once while there is time; and the seconds they took."""
+        limit = share * self.subject.seconds
+        started = time.perf_counter()
+        parts: list[TraceBatch] = []
+        done, size, seconds = 0, _FIRST_TRACES, 0.0
+        while done < wanted and size:
+            last = min(done + size, wanted)
+            parts.append(simulator.execute(ScriptBatch.empty(self.subject.seed, np.arange(done, last)), None))
+            done, seconds = last, time.perf_counter() - started
+            size = min(done, int(done / max(seconds, 1e-9) * max(limit - seconds, 0.0)))
+        return TraceBatch.concatenate(parts), seconds
+
+    def close(self) -> None:
+        """Stops the simulator."""
+        self.simulator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()

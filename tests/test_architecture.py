@@ -27,7 +27,7 @@ ALLOWED = {
 }
 # Third-party packages that only these places may import.
 RESERVED = {
-    "torch": ("ppx_proposals",),
+    "torch": ("ppx_proposals", "ppx_client.pyprob"),
     "zmq": (
         *(f"ppx_server.{module}" for module in ("transport", "worker", "batches", "stepwise", "executor")),
         "ppx_inference.conformance.wire_",

@@ -23,12 +23,13 @@ FAMILIES = [
     "Weibull",
     "TruncatedNormal",
 ]
-ERRORS = ["CapabilityError", "DistributionError", "PPXError", "ServeError", "TensorError"]
+ERRORS = ["CapabilityError", "DistributionError", "PPXError", "ServeError", "TensorError", "UncontrolledError"]
 
 
 def test_public_names() -> None:
-    statements = ["observe", "rejection", "sample", "scope", "seed", "serve", "tag"]
-    assert sorted(ppx.__all__) == sorted([*FAMILIES, *ERRORS, *statements, "Distribution", "__version__"])
+    statements = ["observe", "patched", "rejection", "sample", "scope", "seed", "serve", "tag"]
+    others = ["Distribution", "__version__", "random"]
+    assert sorted(ppx.__all__) == sorted([*FAMILIES, *ERRORS, *statements, *others])
     assert all(getattr(ppx, name).__doc__ for name in ppx.__all__)
     assert [getattr(ppx, name).code for name in FAMILIES] == list(range(1, 13))
 
@@ -37,6 +38,16 @@ def test_importing_the_client_imports_little() -> None:
     code = "import sys, ppx_client; print(*{name.split('.')[0] for name in sys.modules})"
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert not {"torch", "scipy", "ppx_server", "flatbuffers", "pyarrow"} & set(output.split())
+
+
+def test_adapters_are_imported_when_they_are_used() -> None:
+    code = (
+        "import sys, ppx_client as ppx; print('numpy.random' in sys.modules); "
+        "ppx.random.Generator, ppx.patched; print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.startswith("False")
+    assert not {"torch", "scipy", "pyprob"} & set(output.split())
 
 
 def test_families_are_those_of_the_server() -> None:

@@ -13,9 +13,15 @@ Replace the simulator's random number calls by `sample`, state what was measured
         ppx.serve(forward, name="gaussian")
 
 Called directly, `forward()` is still a simulator: it draws for itself.
+
+Code that has a NumPy generator stays as it is and gets a `ppx_client.random.Generator`; `patched` controls code that
+uses the functions of `random` and `numpy.random`, and `ppx_client.pyprob` serves a pyprob model.
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from ppx_client.distributions import (
     Bernoulli,
@@ -32,11 +38,22 @@ from ppx_client.distributions import (
     Uniform,
     Weibull,
 )
-from ppx_client.errors import CapabilityError, DistributionError, PPXError, ServeError, TensorError
+from ppx_client.errors import (
+    CapabilityError,
+    DistributionError,
+    PPXError,
+    ServeError,
+    TensorError,
+    UncontrolledError,
+)
 from ppx_client.local import seed
 from ppx_client.serving import serve
 from ppx_client.statements import observe, rejection, sample, scope, tag
 from ppx_client.version import __version__
+
+if TYPE_CHECKING:
+    from ppx_client import random
+    from ppx_client.patching import patched
 
 __all__ = [
     "Bernoulli",
@@ -55,10 +72,13 @@ __all__ = [
     "ServeError",
     "TensorError",
     "TruncatedNormal",
+    "UncontrolledError",
     "Uniform",
     "Weibull",
     "__version__",
     "observe",
+    "patched",
+    "random",
     "rejection",
     "sample",
     "scope",
@@ -66,3 +86,16 @@ __all__ = [
     "serve",
     "tag",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # They need numpy.random, which takes a while to import.
+    if name == "patched":
+        return importlib.import_module("ppx_client.patching").patched
+    if name == "random":
+        return importlib.import_module("ppx_client.random")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

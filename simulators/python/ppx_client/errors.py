@@ -21,3 +21,7 @@ class CapabilityError(PPXError):
 
 class ServeError(PPXError):
     """A simulator cannot be served: its address cannot be bound, or `forward` cannot be called."""
+
+
+class UncontrolledError(PPXError, NotImplementedError):
+    """A program asks an adapter for random numbers in a way that no controller could steer."""

@@ -1,0 +1,207 @@
+"""Control of programs that draw from the global generators of `random` and `numpy.random`.
+
+    import ppx_client as ppx
+
+    ppx.serve(ppx.patched(forward), name="walk")
+
+While `forward` runs, every function of the module `random` and every one of `numpy.random` that draws from its global
+generator makes PPX draws; also where a module has imported it by name, and where SciPy draws for lack of a
+`random_state`. Afterwards everything is as it was.
+
+Generators that the program makes itself, by `random.Random(...)` or `numpy.random.RandomState(...)`, are not reached;
+`numpy.random.default_rng` is, on request.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ContextDecorator
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
+
+import numpy as np
+
+from ppx_client.errors import UncontrolledError
+from ppx_client.random import default_rng as controlled_default_rng
+from ppx_client.random_globals import GlobalGenerator, StandardRandom
+
+__all__ = ["Replacement", "patched"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Names(NamedTuple):
+    """Where a module refers to objects that are replaced.
+
+    Attributes:
+        namespace: Its variables.
+        substitutes: By name, what takes the place of each object.
+    """
+
+    namespace: dict[str, Any]
+    substitutes: dict[str, Any]
+
+
+class Replacement(ContextDecorator):
+    """Replaces objects by others wherever a module refers to them, while a block or a function runs.
+
+    Blocks may be nested, and may end by any exception.
+
+    Args:
+        pairs: Objects, and what takes their place.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        self._pairs = pairs
+        self._names: list[_Names] = []
+        self._num_modules = 0
+        self._before: list[list[dict[str, Any]]] = []
+
+    def __enter__(self) -> Self:
+        with _lock:
+            if not self._before and self._num_modules != len(sys.modules):
+                self._names = _references(self._pairs)
+                self._num_modules = len(sys.modules)
+            self._before.append(
+                [{name: namespace[name] for name in substitutes} for namespace, substitutes in self._names]
+            )
+            for namespace, substitutes in self._names:
+                namespace.update(substitutes)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with _lock:
+            for (namespace, _), before in zip(self._names, self._before.pop(), strict=True):
+                namespace.update(before)
+            if not self._before and self._num_modules != len(sys.modules):
+                # Modules that were imported meanwhile may have taken the substitutes.
+                for namespace, originals in _references([(ours, theirs) for theirs, ours in self._pairs]):
+                    namespace.update(originals)
+
+
+_lock = threading.RLock()
+
+
+def _references(pairs: Sequence[tuple[Any, Any]]) -> list[_Names]:
+    """Every name by which a module of others, or a SciPy distribution in it, refers to the first of a pair."""
+    substitutes = {id(original): substitute for original, substitute in pairs}
+    namespaces = {
+        id(vars(module)): vars(module)
+        for name, module in list(sys.modules.items())
+        if hasattr(module, "__dict__") and not name.startswith(_PACKAGE)
+    }
+    if "scipy.stats" in sys.modules:
+        for namespace in list(namespaces.values()):
+            namespaces.update((id(inner), inner) for inner in _distributions(namespace))
+    found = []
+    for namespace in namespaces.values():
+        names = {
+            n: substitutes[id(value)] for n, value in list(namespace.items()) if id(value) in substitutes
+        }
+        if names:
+            found.append(_Names(namespace, names))
+    return found
+
+
+def _distributions(namespace: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The attributes of SciPy's distributions, which keep the generator that was global when they were made."""
+    for value in list(namespace.values()):
+        if str(type(value).__module__).startswith("scipy.stats") and hasattr(value, "__dict__"):
+            yield vars(value)
+            frozen = vars(value).get("dist")
+            if hasattr(frozen, "__dict__"):
+                yield vars(frozen)
+
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+@overload
+def patched(forward: None = None, *, default_rng: bool = False, control: bool = True) -> Replacement: ...
+
+
+@overload
+def patched(
+    forward: Callable[P, T], *, default_rng: bool = False, control: bool = True
+) -> Callable[P, T]: ...
+
+
+def patched(
+    forward: Callable[..., Any] | None = None, *, default_rng: bool = False, control: bool = True
+) -> Any:
+    """Makes the functions of `random` and `numpy.random` draw through PPX while a function or a block runs.
+
+    Example:
+        >>> import random
+        >>> import ppx_client as ppx
+        >>> with ppx.patched():
+        ...     ppx.seed(1)
+        ...     first = random.gauss(0.0, 1.0)
+        ...     ppx.seed(1)
+        ...     first == ppx.sample(ppx.Normal(0.0, 1.0))
+        True
+
+    Args:
+        forward: The function; None for a context manager, which is a decorator, too.
+        default_rng: Whether `numpy.random.default_rng` returns a `ppx_client.random.Generator`. By default it works as
+            ever with a seed, which gives the same numbers in every trace, and is refused without one.
+        control: Whether inference may choose the numbers.
+
+    Returns:
+        The function with the patch around it, or the context manager.
+    """
+    replacement = _replacement(default_rng, control)
+    return replacement if forward is None else replacement(forward)
+
+
+@functools.cache
+def _replacement(default_rng: bool, control: bool) -> Replacement:
+    standard, global_generator = StandardRandom(control), GlobalGenerator(control=control)
+    substitute = controlled_default_rng if default_rng else _seeded_rng
+    return Replacement(
+        [
+            (random._inst, standard),
+            (_LEGACY, global_generator),
+            (_default_rng, substitute),
+            *_methods(random, random._inst, standard),
+            *_methods(np.random, _LEGACY, global_generator),
+        ]
+    )
+
+
+_LEGACY = np.random.mtrand._rand
+_default_rng = np.random.default_rng
+_FUNCTIONS = ("get_bit_generator", "ranf", "sample", "seed", "set_bit_generator")
+"""Functions of `numpy.random` that use its generator, but are no methods of it."""
+
+
+def _methods(module: Any, generator: Any, substitute: Any) -> list[tuple[Any, Any]]:
+    """The functions of a module that draw from its generator, and those that take their place."""
+    return [
+        (function, getattr(substitute, name, None) or _refusal(f"{module.__name__}.{name}"))
+        for name, function in vars(module).items()
+        if getattr(function, "__self__", None) is generator or (module is np.random and name in _FUNCTIONS)
+    ]
+
+
+def _refusal(name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise UncontrolledError(
+            f"{name} is not controlled by PPX; use another function, or ppx_client.sample"
+        )
+
+    return refuse
+
+
+def _seeded_rng(seed: Any = None) -> np.random.Generator:
+    """What `numpy.random.default_rng` does, but for random seeds."""
+    if seed is None:
+        raise UncontrolledError(
+            "numpy.random.default_rng() without a seed would draw behind the controller's back; "
+            "patched(default_rng=True) makes it return a controlled generator, a seed a fixed one"
+        )
+    return _default_rng(seed)

@@ -1,0 +1,306 @@
+"""How a random number generator with the interface of another one draws through PPX.
+
+A *native* method is one PPX draw, whose value is the number itself. Other methods *transform* one or more draws: these
+have addresses below that of the call (`model:4:9:forward/uniform`), and if the call has a name, the number is reported
+as a tag of that name.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import index
+from types import FrameType
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppx_client import local
+from ppx_client.distributions import (
+    Beta,
+    Binomial,
+    Distribution,
+    Exponential,
+    Gamma,
+    LogNormal,
+    Normal,
+    Poisson,
+    Uniform,
+    Weibull,
+)
+from ppx_client.errors import DistributionError
+from ppx_client.random_sites import place
+from ppx_client.traces import Running, prefix, running
+
+Floats = NDArray[np.float64]
+Shape = tuple[int, ...]
+Size = SupportsIndex | Sequence[SupportsIndex] | None
+
+TINY = sys.float_info.min
+BELOW_ONE = 1.0 - 2.0**-53
+UNIT = Uniform(0.0, 1.0)
+STANDARD_NORMAL = Normal(0.0, 1.0)
+STANDARD_EXPONENTIAL = Exponential(1.0)
+
+
+class Rule(NamedTuple):
+    """How a native method draws.
+
+    Attributes:
+        family: The family.
+        convert: Its parameters, of the method's.
+        certain: Where the method's parameters leave no choice, and the value there; None if they always leave one.
+        harmless: Parameters of the method that stand in there.
+    """
+
+    family: type[Distribution]
+    convert: Callable[..., tuple[Any, ...]] | None = None
+    certain: Callable[..., tuple[Any, Any]] | None = None
+    harmless: tuple[float, ...] = ()
+
+
+NORMAL = Rule(Normal, None, lambda loc, scale: (scale == 0, loc), (0.0, 1.0))
+UNIFORM = Rule(Uniform, None, lambda low, high: (low == high, low), (0.0, 1.0))
+EXPONENTIAL = Rule(Exponential, lambda scale: (1.0 / scale,), lambda scale: (scale == 0, 0.0), (1.0,))
+GAMMA = Rule(
+    Gamma,
+    lambda shape, scale: (shape, 1.0 / scale),
+    lambda shape, scale: ((shape == 0) | (scale == 0), 0.0),
+    (1.0, 1.0),
+)
+BETA = Rule(Beta)
+LOG_NORMAL = Rule(LogNormal, None, lambda mean, sigma: (sigma == 0, np.exp(mean)), (0.0, 1.0))
+POISSON = Rule(Poisson)
+BINOMIAL = Rule(Binomial)
+WEIBULL = Rule(Weibull, lambda a: (1.0, a), lambda a: (a == 0, 0.0), (1.0,))
+SCALED_WEIBULL = Rule(Weibull)
+POWER = Rule(Beta, lambda a: (a, 1.0))
+CHI_SQUARE = Rule(Gamma, lambda df: (0.5 * df, 0.5))
+RAYLEIGH = Rule(Weibull, lambda scale: (2.0**0.5 * scale, 2.0), lambda scale: (scale == 0, 0.0), (1.0,))
+
+
+class Call:
+    """One call of a method: where its draws get their addresses.
+
+    Without a controller, draws are those of `ppx_client.local`.
+    """
+
+    __slots__ = ("_address", "_control", "_is_draw", "_name", "_trace")
+
+    def __init__(self, trace: Running | None, address: str, name: str, control: bool) -> None:
+        self._trace = trace
+        self._address, self._name = address, name
+        self._control = control
+        self._is_draw = False
+
+    def value(self, distribution: Distribution) -> Any:
+        """The draw whose value is the number itself."""
+        if 0 in distribution.shape:
+            return np.empty(distribution.shape, np.int64 if distribution.discrete else np.float64)
+        if self._trace is None:
+            return local.draw(distribution)
+        self._is_draw = True
+        return self._trace.sample(distribution, self._address, self._name, self._control)
+
+    def part(self, distribution: Distribution, part: str) -> Any:
+        """A draw that the number is made of."""
+        return Call(self._trace, f"{self._address}/{part}", "", self._control).value(distribution)
+
+    def uniform(self, shape: Shape, part: str = "uniform") -> Any:
+        """Numbers strictly between 0 and 1, `shape`."""
+        distribution = UNIT if shape == () else Uniform(np.zeros(shape), 1.0)
+        return np.clip(self.part(distribution, part), TINY, BELOW_ONE)
+
+    def exponential(self, shape: Shape) -> Any:
+        """Standard exponential numbers, `shape`."""
+        distribution = STANDARD_EXPONENTIAL if shape == () else Exponential(np.ones(shape))
+        return np.maximum(self.part(distribution, "exponential"), TINY)
+
+    def normal(self, shape: Shape) -> Any:
+        """Standard normal numbers, `shape`."""
+        return self.part(STANDARD_NORMAL if shape == () else Normal(np.zeros(shape), 1.0), "normal")
+
+    @contextmanager
+    def rejection(self) -> Iterator[None]:
+        """Marks a loop that draws until something is accepted."""
+        trace = self._trace
+        if trace is None:
+            yield
+            return
+        loop = trace.begin_rejection(self._address, "")
+        try:
+            yield
+        finally:
+            trace.end_rejection(self._address, "", loop)
+
+    def deliver(self, value: Any) -> Any:
+        """The number that was asked for; if it is not a draw itself and the call has a name, it is tagged."""
+        if self._trace is None or not self._name or self._is_draw or not isinstance(value, _NUMBERS):
+            return value
+        array = np.asarray(value)
+        if array.size and array.dtype.kind in "biuf":
+            numbers = np.array(array, np.float64, order="C")
+            self._trace.tag(numbers if numbers.ndim else float(numbers), self._address, self._name)
+        return value
+
+
+_NUMBERS = (np.ndarray, np.generic, float, int)
+
+
+class Draws:
+    """The source of a generator's numbers.
+
+    Args:
+        control: Whether inference may choose them.
+        name: Name of all draws; by default each has the name and address of its place in the model.
+    """
+
+    __slots__ = ("control", "name")
+
+    def __init__(self, control: bool, name: str = "") -> None:
+        self.control = control
+        self.name = name
+
+    def call(self, frame: FrameType) -> Call:
+        """The call that a frame is executing."""
+        trace = running.get()
+        if trace is None:
+            local.check_thread()
+            return Call(None, "", "", True)
+        if self.name:
+            return Call(trace, prefix.get() + self.name, self.name, self.control)
+        site, name = place(frame)
+        return Call(trace, prefix.get() + site, name, self.control)
+
+    def native(self, rule: Rule, params: tuple[Any, ...], size: Size, frame: FrameType) -> Any:
+        """A number or an array of numbers of a family.
+
+        Raises:
+            DistributionError: Parameters are outside their domain.
+            ValueError: `size` does not fit the shapes of the parameters.
+        """
+        call = self.call(frame)
+        if size is None and all(isinstance(param, _SCALARS) for param in params):
+            try:
+                numbers = tuple([float(param) for param in params])
+                converted = numbers if rule.convert is None else rule.convert(*numbers)
+                distribution = rule.family(*converted)
+            except (DistributionError, ZeroDivisionError):
+                if rule.certain is None:
+                    raise
+            else:
+                return call.value(distribution)
+        return scalar_or_array(_native_array(rule, params, size, call), size)
+
+    def transformed(
+        self, function: Callable[..., Any], params: tuple[Any, ...], size: Size, frame: FrameType
+    ) -> Any:
+        """A number or an array of numbers that a function makes of draws.
+
+        Args:
+            function: Takes the call, the shape, and the parameters as arrays that broadcast to the shape.
+            params: The parameters.
+            size: Shape of the result, None for that of the parameters.
+            frame: Where the call is made.
+        """
+        arrays = [np.asarray(param, np.float64) for param in params]
+        call = self.call(frame)
+        value = function(call, result_shape(size, arrays), *arrays)
+        return scalar_or_array(call.deliver(np.asarray(value)), size)
+
+
+_SCALARS = (float, int, np.number)
+
+
+def _native_array(rule: Rule, params: tuple[Any, ...], size: Size, call: Call) -> Any:
+    arrays = [np.asarray(param, np.float64) for param in params]
+    shape = result_shape(size, arrays)
+    arrays[0] = np.broadcast_to(arrays[0], shape)
+    if rule.certain is None:
+        return call.value(_of(rule, arrays))
+    fixed, value = rule.certain(*arrays)
+    if not np.any(fixed):
+        return call.value(_of(rule, arrays))
+    values = np.array(np.broadcast_to(value, shape), np.float64)
+    if np.all(fixed):
+        return values
+    stand_in = [np.where(fixed, one, array) for one, array in zip(rule.harmless, arrays, strict=True)]
+    return np.where(fixed, values, call.value(_of(rule, stand_in)))
+
+
+def _of(rule: Rule, arrays: Sequence[Floats]) -> Distribution:
+    with np.errstate(all="ignore"):
+        return rule.family(*(arrays if rule.convert is None else rule.convert(*arrays)))
+
+
+def result_shape(size: Size, arrays: Sequence[NDArray[Any]]) -> Shape:
+    """Shape of a result: `size`, or else what the parameters broadcast to.
+
+    Raises:
+        ValueError: The parameters do not broadcast to `size`.
+    """
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    if size is None:
+        return shape
+    wanted = shape_of(size)
+    try:
+        if np.broadcast_shapes(wanted, shape) == wanted:
+            return wanted
+    except ValueError:
+        pass
+    raise ValueError(
+        f"size = {wanted} does not fit parameters of shape {shape}; leave it out, or extend it in front"
+    )
+
+
+def shape_of(size: SupportsIndex | Sequence[SupportsIndex]) -> Shape:
+    """A `size` as a shape."""
+    sizes: Any = (size,) if isinstance(size, int | np.integer) else size
+    return tuple(map(index, sizes))
+
+
+def scalar_or_array(value: Any, size: Size) -> Any:
+    """What NumPy returns: without a `size` and with scalar parameters a Python number."""
+    if isinstance(value, np.ndarray) and value.ndim == 0 and size is None:
+        return value.item()
+    return value if size is None else np.asarray(value)
+
+
+def size_of(size: Size, out: Any) -> Size:
+    """The shape of an array that is to be filled.
+
+    Raises:
+        ValueError: `size` is another one.
+    """
+    if out is None:
+        return size
+    shape: tuple[int, ...] = out.shape
+    if size is not None and shape_of(size) != shape:
+        raise ValueError(f"out has shape {shape}, but size is {size}; leave size out")
+    return shape
+
+
+def cast(value: Any, size: Size, dtype: Any, out: Any, *, below_one: bool = False) -> Any:
+    """A number as the type that is asked for, or in the array that is to be filled."""
+    kind = np.dtype(dtype)
+    if kind not in (np.float64, np.float32):
+        raise TypeError(f"dtype {kind} is neither float64 nor float32")
+    if out is not None and out.dtype != kind:
+        raise TypeError(f"out has dtype {out.dtype}, but dtype is {kind}; make them equal")
+    if out is None and kind == np.float64 and not below_one:
+        return value
+    numbers = np.asarray(value, kind)
+    if below_one:
+        numbers = np.asarray(np.minimum(numbers, kind.type(1.0) - np.finfo(kind).epsneg))
+    if out is None:
+        return numbers if size is not None or numbers.ndim else float(numbers)
+    out[...] = numbers
+    return out
+
+
+def require(legal: Any, reason: str) -> None:
+    """Raises DistributionError if a condition on parameters does not hold everywhere."""
+    if not np.all(legal):
+        raise DistributionError(reason)

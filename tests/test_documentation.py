@@ -1,4 +1,4 @@
-"""Runs the documentation: every fenced block of Python, C++ and shell in every Markdown file.
+"""Runs the documentation: every fenced block of Python and shell in every Markdown file, on the files that it shows.
 
 Each file is a story, told in an empty folder from top to bottom. A comment on the line before a block says what it is:
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +58,18 @@ def blocks(document: Path) -> list[Block]:
     ]
 
 
-def needs_compiler(story: list[Block]) -> bool:
-    return any(
-        "g++" in b.body or "cmake" in b.body for b in story if b.language == "sh" and b.role != "elsewhere"
-    )
+def programs_missing(story: list[Block]) -> list[str]:
+    """What the shell blocks of a story need and this machine lacks."""
+    words = {
+        word
+        for b in story
+        if b.language == "sh" and b.role != "elsewhere"
+        for word in re.split(r"[\s()]", b.body)
+    }
+    missing = [
+        name for name in ("gcc", "gfortran", "Rscript") if name in words and shutil.which(name) is None
+    ]
+    return missing + (toolchain_missing() if words & {"g++", "cmake", "c-flags"} else [])
 
 
 def run(command: list[str], block: Block, folder: Path) -> None:
@@ -78,13 +87,13 @@ def run(command: list[str], block: Block, folder: Path) -> None:
 @pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_blocks_of_a_document_run(document: Path, tmp_path: Path) -> None:
     story = blocks(document)
-    if needs_compiler(story) and toolchain_missing():
-        pytest.skip(f"no C++ toolchain: {', '.join(toolchain_missing())}")
+    if missing := programs_missing(story):
+        pytest.skip(f"not on this machine: {', '.join(missing)}")
     for name in ("simulators", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     python = ""
     for block in story:
-        if block.role == "elsewhere" or block.language not in TOLD:
+        if block.role == "elsewhere" or (block.role != "file" and block.language not in TOLD):
             continue
         if block.role == "file":
             (tmp_path / block.what).write_text(block.body, encoding="utf-8")

@@ -71,6 +71,8 @@ int ppx_fail(const char* message) {
 
 const char* ppx_error_message() { return last_error().c_str(); }
 
+void ppx_clear_error() { last_error().clear(); }
+
 void ppx_seed(uint64_t value) { seed(value); }
 
 const char* ppx_version() { return PPX_VERSION; }
@@ -183,6 +185,12 @@ double ppx_truncated_normal_at(double mean, double stddev, double low, double hi
     return draw(TruncatedNormal{mean, stddev, low, high}, name, site);
 }
 
+double ppx_draw_at(int family, int num_params, const double* params, const char* name, const ppx_site* site) {
+    return with_distribution(family, num_params, params, [&](const auto& distribution) {
+        return static_cast<double>(draw(distribution, name, site));
+    });
+}
+
 int ppx_draw_array_at(int family, int num_params, const ppx_param* params, int rank, const int32_t* shape, double* out,
                       const char* name, const ppx_site* site) {
     const Array array{family, num_params, params, rank, shape};
@@ -265,6 +273,12 @@ double ppx_observe_weibull_at(double scale, double concentration, const double* 
 double ppx_observe_truncated_normal_at(double mean, double stddev, double low, double high, const double* value,
                                        const char* name, const ppx_site* site) {
     return compare(TruncatedNormal{mean, stddev, low, high}, value, name, site);
+}
+
+double ppx_observe_at(int family, int num_params, const double* params, const double* value, const char* name,
+                      const ppx_site* site) {
+    return with_distribution(family, num_params, params,
+                             [&](const auto& distribution) { return compare(distribution, value, name, site); });
 }
 
 int ppx_observe_array_at(int family, int num_params, const ppx_param* params, int rank, const int32_t* shape,

@@ -109,6 +109,7 @@ PPX_API int ppx_trace_over(void);
 PPX_API int ppx_fail(const char *message);
 /* What went wrong last on this thread, "" if nothing; since the trace began, where one is served. */
 PPX_API const char *ppx_error_message(void);
+PPX_API void ppx_clear_error(void);
 /* Seeds the draws that this thread makes without a controller; otherwise the environment variable PPX_SEED does. */
 PPX_API void ppx_seed(uint64_t seed);
 /* The version of the library; PPX_VERSION is that of the header. */
@@ -156,6 +157,9 @@ PPX_API double ppx_weibull_at(double scale, double concentration, const char *na
 PPX_API double ppx_truncated_normal_at(double mean, double stddev, double low, double high, const char *name,
                                        const ppx_site *site);
 
+/* A draw of any family, for bindings of other languages. */
+PPX_API double ppx_draw_at(int family, int num_params, const double *params, const char *name, const ppx_site *site);
+
 /* Draws independent values into `out`, an array of this shape in C order. At the end of a trace, `out` is filled like
  * everything else. */
 PPX_API int ppx_draw_array_at(int family, int num_params, const ppx_param *params, int rank, const int32_t *shape,
@@ -188,6 +192,10 @@ PPX_API double ppx_observe_weibull_at(double scale, double concentration, const 
                                       const ppx_site *site);
 PPX_API double ppx_observe_truncated_normal_at(double mean, double stddev, double low, double high,
                                                const double *value, const char *name, const ppx_site *site);
+
+/* An observation of any family, for bindings of other languages. */
+PPX_API double ppx_observe_at(int family, int num_params, const double *params, const double *value, const char *name,
+                              const ppx_site *site);
 
 /* The same for an array. `value` may be NULL; the observed array is written to `out`, if that is not NULL. */
 PPX_API int ppx_observe_array_at(int family, int num_params, const ppx_param *params, int rank, const int32_t *shape,

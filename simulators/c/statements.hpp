@@ -46,6 +46,41 @@ Value<D> to_model(double value) {
     }
 }
 
+/// The same memory for all of a thread's categorical draws.
+inline const Categorical<double>& categorical(const double* probs, int size) {
+    static thread_local Categorical<double> distribution{std::vector<double>{1.0}};
+    const std::size_t count = probs == nullptr || size < 0 ? 0 : static_cast<std::size_t>(size);
+    distribution.params[0].data.assign(probs, probs + count);
+    distribution.params[0].shape[0] = static_cast<std::int32_t>(count);
+    return distribution;
+}
+
+/// Gives `use` the distribution of this family; fails the trace if there is none.
+template <class F>
+double with_distribution(int family, int size, const double* p, const F& use) {
+    if (p == nullptr) size = 0;
+    if (family == PPX_CATEGORICAL) return use(categorical(p, size));
+    if (size == 1) {
+        if (family == PPX_POISSON) return use(Poisson{p[0]});
+        if (family == PPX_BERNOULLI) return use(Bernoulli{p[0]});
+        if (family == PPX_EXPONENTIAL) return use(Exponential{p[0]});
+    }
+    if (size == 2) {
+        if (family == PPX_NORMAL) return use(Normal{p[0], p[1]});
+        if (family == PPX_UNIFORM) return use(Uniform{p[0], p[1]});
+        if (family == PPX_BETA) return use(Beta{p[0], p[1]});
+        if (family == PPX_GAMMA) return use(Gamma{p[0], p[1]});
+        if (family == PPX_LOG_NORMAL) return use(LogNormal{p[0], p[1]});
+        if (family == PPX_BINOMIAL) return use(Binomial{p[0], p[1]});
+        if (family == PPX_WEIBULL) return use(Weibull{p[0], p[1]});
+    }
+    if (size == 4 && family == PPX_TRUNCATED_NORMAL) return use(TruncatedNormal{p[0], p[1], p[2], p[3]});
+    if (!is_coasting())
+        complain("there is no family " + std::to_string(family) + " with " + std::to_string(size) +
+                 " parameters; see ppx_family");
+    return std::numeric_limits<double>::quiet_NaN();
+}
+
 template <class D>
 Value<D> draw(const D& distribution, const char* name, const ppx_site* site) {
     if (is_coasting()) return to_model<D>(coast(distribution));
@@ -68,15 +103,6 @@ double compare(const D& distribution, const double* value, const char* name, con
         }
     }
     return value == nullptr ? coast(distribution) : *value;
-}
-
-/// The same memory for all of a thread's categorical draws.
-inline const Categorical<double>& categorical(const double* probs, int size) {
-    static thread_local Categorical<double> distribution{std::vector<double>{1.0}};
-    const std::size_t count = probs == nullptr || size < 0 ? 0 : static_cast<std::size_t>(size);
-    distribution.params[0].data.assign(probs, probs + count);
-    distribution.params[0].shape[0] = static_cast<std::int32_t>(count);
-    return distribution;
 }
 
 // ---- Arrays ----

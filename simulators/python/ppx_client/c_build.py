@@ -66,4 +66,6 @@ def _version() -> str:
 def _run(command: list[str]) -> None:
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     if outcome.returncode:
-        raise CppBuildError(f"{command[0]} failed (exit code {outcome.returncode}):\n{outcome.stderr.strip()}")
+        raise CppBuildError(
+            f"{command[0]} failed (exit code {outcome.returncode}):\n{outcome.stderr.strip()}"
+        )

@@ -272,6 +272,7 @@ class BatchRun:
         if seat.num_lost > _MOST_LOST:
             self._error = self._error or error
         if isinstance(event, Error):  # too large, or it serves another controller
+            self._numberings.of(seat.worker).tell_again()
             seat.resting_until = time.monotonic() + min(_REST_SECONDS * 2**seat.num_lost, _LONGEST_REST)
             job = self._answered(seat)
             self._careful.append(replace(job, caution=job.caution + 1) if len(job) > 1 else job)

@@ -76,6 +76,10 @@ class Numbering:
             observations=observation_set,
         )
 
+    def tell_again(self) -> None:
+        """Defines and sends everything once more: a simulator that refuses a batch may have read nothing of it."""
+        self._num_told = self._told_observations = 0
+
     def traces(self, result: BatchResult, scripts: ScriptBatch) -> TraceBatch:
         """What a simulator did with scripts, with ids of the controller's table.
 

@@ -548,5 +548,4 @@ def test_batches_that_make_no_sense_are_refused_as_a_whole(
     answer = controller.ask(good._replace(**fields))
     assert type(answer) is Error
     assert words in answer.message
-    controller.handshake()
     assert controller.ask(good).status.tolist() == [COMPLETE]

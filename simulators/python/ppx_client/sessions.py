@@ -59,11 +59,12 @@ class BatchSession:
     def _sites(self, message: RunBatch) -> list[Site | None]:
         """The site of every forced choice."""
         theirs = self._theirs
-        if message.addresses and message.first_address != len(theirs):
-            raise MalformedError(
-                f"addresses from number {message.first_address} on, but {len(theirs)} were defined before"
-            )
-        theirs += map(self._executor.sites.find, message.addresses)
+        if message.addresses:
+            if not 0 <= message.first_address <= len(theirs):
+                raise MalformedError(
+                    f"addresses from number {message.first_address} on, but {len(theirs)} were defined before"
+                )
+            theirs[message.first_address :] = map(self._executor.sites.find, message.addresses)
         if len(message.address) and not 0 <= message.address.min() <= message.address.max() < len(theirs):
             raise MalformedError(
                 f"choices at addresses {message.address.min()} to {message.address.max()}, of which "

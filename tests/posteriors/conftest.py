@@ -1,8 +1,4 @@
-"""Models whose posteriors are known exactly, the simulators that implement them, and one statistical check for all.
-
-The check: an estimate of a posterior mean must lie within `LIMIT` standard errors `sd / sqrt(ess)` of the exact value,
-where sd is exact and ess that of the estimate.
-"""
+"""Models whose posteriors are known exactly, and the simulators that implement them."""
 
 from __future__ import annotations
 
@@ -10,41 +6,16 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from arviz_stats.base.array import array_stats
-from numpy.typing import NDArray
 from scipy import stats
 
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
 from ppx_inference import Posterior, Simulator
+from tests.posteriors.agreement import Check, Exact, probability, too_far_off
 
 SIMULATORS = Path(__file__).resolve().parents[2] / "simulators"
-LIMIT = 4.0
-Floats = NDArray[np.float64]
-
-
-class Check(NamedTuple):
-    """A function of the traces whose posterior mean and standard deviation are known."""
-
-    name: str
-    values: Callable[[Posterior], Floats]
-    mean: float
-    std: float
-
-
-class Exact(NamedTuple):
-    """A model, observations, and what is known of the posterior."""
-
-    observations: dict[str, float]
-    checks: tuple[Check, ...]
-    log_evidence: float
-
-
-def probability(name: str, event: Callable[[Posterior], NDArray[np.bool_]], p: float) -> Check:
-    return Check(name, lambda posterior: event(posterior).astype(float), p, math.sqrt(p * (1 - p)))
 
 
 def of_gaussian(y0: float, y1: float) -> Exact:
@@ -126,26 +97,6 @@ EXACT = {
 }
 
 
-def scores(posterior: Posterior, exact: Exact) -> dict[str, float]:
-    """How many standard errors each estimate is from the exact value."""
-    found = {}
-    for check in exact.checks:
-        values = check.values(posterior)
-        error = abs(float(posterior.weights @ values) - check.mean)
-        error_of_one = check.std / math.sqrt(_ess(posterior, values))
-        found[check.name] = error / error_of_one if error_of_one > 0 else math.inf * error if error else 0.0
-    if posterior.log_evidence is not None:
-        found["log evidence"] = abs(posterior.log_evidence - exact.log_evidence) / posterior.log_evidence_std
-    return found
-
-
-def _ess(posterior: Posterior, values: Floats) -> float:
-    chains = posterior.provenance.num_chains
-    if not chains or np.ptp(values) == 0:
-        return posterior.ess
-    return float(array_stats.ess(values.reshape(chains, -1), method="mean"))
-
-
 class Agreement:
     """The check, as tests use it."""
 
@@ -153,8 +104,8 @@ class Agreement:
 
     def wrong(self, posterior: Posterior, model: str, *, except_for: str = "") -> dict[str, float]:
         """The estimates that are too far off, with their scores."""
-        found = scores(posterior, EXACT[model])
-        return {name: score for name, score in found.items() if score > LIMIT and name != except_for}
+        found = too_far_off(posterior, EXACT[model])
+        return {name: score for name, score in found.items() if name != except_for}
 
 
 @pytest.fixture(scope="session")

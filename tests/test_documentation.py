@@ -67,7 +67,9 @@ def programs_missing(story: list[Block]) -> list[str]:
         for word in re.split(r"[\s()]", b.body)
     }
     missing = [
-        name for name in ("gcc", "gfortran", "Rscript") if name in words and shutil.which(name) is None
+        name
+        for name in ("gcc", "gfortran", "Rscript", "flatc")
+        if name in words and shutil.which(name) is None
     ]
     return missing + (toolchain_missing() if words & {"g++", "cmake", "c-flags"} else [])
 

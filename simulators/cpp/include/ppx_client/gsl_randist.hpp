@@ -152,22 +152,22 @@ inline unsigned gsl_ran_poisson(const gsl_rng* r, double mu, CallSite site = Cal
 
 inline unsigned gsl_ran_bernoulli(const gsl_rng* r, double p, CallSite site = CallSite::current()) {
     if (!detail::is_controlled(r)) return ::gsl_ran_bernoulli(r, p);
-    return static_cast<unsigned>(detail::choose(Bernoulli{p}, {{}, site}));
+    return detail::choose(Bernoulli{p}, {{}, site}) != 0;
 }
 
 inline unsigned gsl_ran_binomial(const gsl_rng* r, double p, unsigned n, CallSite site = CallSite::current()) {
     if (!detail::is_controlled(r)) return ::gsl_ran_binomial(r, p, n);
-    return static_cast<unsigned>(detail::choose(Binomial{n, p}, {{}, site}));
+    return detail::to_count<unsigned>(detail::choose(Binomial{n, p}, {{}, site}));
 }
 
 inline unsigned gsl_ran_binomial_knuth(const gsl_rng* r, double p, unsigned n, CallSite site = CallSite::current()) {
     if (!detail::is_controlled(r)) return ::gsl_ran_binomial_knuth(r, p, n);
-    return static_cast<unsigned>(detail::choose(Binomial{n, p}, {{}, site}));
+    return detail::to_count<unsigned>(detail::choose(Binomial{n, p}, {{}, site}));
 }
 
 inline unsigned gsl_ran_binomial_tpe(const gsl_rng* r, double p, unsigned n, CallSite site = CallSite::current()) {
     if (!detail::is_controlled(r)) return ::gsl_ran_binomial_tpe(r, p, n);
-    return static_cast<unsigned>(detail::choose(Binomial{n, p}, {{}, site}));
+    return detail::to_count<unsigned>(detail::choose(Binomial{n, p}, {{}, site}));
 }
 
 /// Tables of more than 64 entries are left to GSL.

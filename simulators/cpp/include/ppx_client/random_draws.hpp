@@ -22,10 +22,11 @@ R round_below(double x, R high) {
     return rounded < high ? rounded : std::nextafter(high, std::numeric_limits<R>::lowest());
 }
 
-/// A count as another type, which may be too narrow for it.
+/// A count as another type, which may be too narrow for it; a controller may force a negative one.
 template <class I, class Count>
 I to_count(Count count) {
     constexpr I most = std::numeric_limits<I>::max();
+    if (count < Count{0}) return 0;
     return static_cast<double>(count) >= static_cast<double>(most) ? most : static_cast<I>(count);
 }
 

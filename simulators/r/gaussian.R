@@ -1,5 +1,6 @@
 # A Gaussian of unknown mean, measured twice: the same model as ../gaussian.
-source("ppx.R", chdir = TRUE)
+folder <- dirname(sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)))
+source(file.path(folder, "ppx.R"))
 
 forward <- function() {
   mu <- ppx_normal(1, sqrt(5), "mu")

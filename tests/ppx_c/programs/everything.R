@@ -1,0 +1,32 @@
+# Every statement and family; the same model as everything.py.
+source(Sys.getenv("PPX_R_SOURCE"))
+
+forward <- function() {
+  mu <- ppx_normal(0.5, 2, "mu")
+  ppx_uncontrolled(ppx_uniform(-1, 2, "uniform"))
+  k <- ppx_categorical(c(0.2, 0, 0.8), "categorical")
+  n <- ppx_poisson(4, "poisson")
+  ppx_bernoulli(0.25, "bernoulli")
+  ppx_beta(2, 3, "beta")
+  ppx_exponential(2, "exponential")
+  ppx_gamma(2.5, 0.5, "gamma")
+  ppx_lognormal(0.1, 0.2, "lognormal")
+  ppx_binomial(10L, 0.3, "binomial")
+  ppx_weibull(1.5, 2, "weibull")
+  ppx_truncated_normal(mu, 1, -1, 3, "truncated_normal")
+  noise <- ppx_normal(c(0, 0, 0), c(1, 2, 3), "noise")
+  flat <- ppx_uniform(c(0, 0), 1, "flat")
+  ppx_categorical(rbind(c(0.5, 0.5), c(0.1, 0.9)), "indices")
+  ppx_scope("detector", ppx_rejection("loop", repeat if (ppx_uniform(name = "try") <= 0.5) break))
+  y <- ppx_observe_normal(mu, 0.5, "y")
+  stopifnot(ppx_observe_poisson(n + 1, "count", value = 3) >= 0)
+  stopifnot(ppx_observe_categorical(c(0.5, 0.5), "index") %in% 1:2)
+  image <- ppx_observe_normal(noise, 0.5, "image")
+  ppx_observe_exponential(2, "repeated", value = c(0.5, 0.25))
+  stopifnot(is.finite(y), length(image) == 3)
+  ppx_tag(mu * 2, "twice")
+  ppx_tag(noise, "noise")
+  c(mu, k - 1, flat[2])
+}
+
+ppx_serve(forward, "everything")

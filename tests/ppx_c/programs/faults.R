@@ -1,0 +1,35 @@
+# Models that go wrong: `Rscript faults.R MODEL`.
+source(Sys.getenv("PPX_R_SOURCE"))
+
+entered <- left <- 0
+
+# Catches what it can around every draw; the end of a trace passes, and on.exit runs.
+catches <- function() {
+  entered <<- entered + 1
+  on.exit(left <<- left + 1)
+  total <- 0
+  for (i in 1:3) total <- total + tryCatch(try(ppx_normal(0, 1, "x"), silent = TRUE), error = function(e) 1e9)
+  ppx_observe_normal(total, 1, "y")
+  total
+}
+
+fails <- function() {
+  ppx_normal(0, 1, "x")
+  stop("the detector melted")
+}
+
+negative <- function() tryCatch(ppx_normal(0, -1, "negative"), error = function(e) ppx_normal(0, 1, "good"))
+
+words <- function() "no number"
+
+# A legacy model that knows nothing of PPX.
+with_ppx({
+  legacy <- function() {
+    x <- c(rnorm(1, 1, 2), runif(2, 0, 2), rexp(1, 2), rgamma(1, 2, scale = 3), rbeta(1, 2, 3), rpois(1, 4))
+    y <- c(rbinom(1, 10, 0.5), rlnorm(1), rweibull(1, 2, 3), sample.int(5, 1), sample(c(10, 20), 3, replace = TRUE))
+    c(x, y, sample(4))
+  }
+})
+
+ppx_serve(get(commandArgs(TRUE)[1]), "faults")
+cat("entered", entered, "left", left, "\n", file = stderr())

@@ -134,3 +134,9 @@ def serve(node_folder: Path) -> Iterator[Callable[..., Node]]:
         yield start
         for node in nodes:
             node.close()
+
+
+@pytest.fixture
+def write() -> Callable[..., bytes]:
+    """Writes a message of a controller by FlatBuffers' builder."""
+    return _independent_controllers().write  # type: ignore[no-any-return]

@@ -130,6 +130,7 @@ def test_arrays_and_observations_without_a_controller(drawn: dict[str, list[floa
     assert abs(free - 100) < 10
 
 
+@pytest.mark.slow
 def test_the_readme_runs(node_folder: Path) -> None:
     blocks = re.findall(
         r"(?:<!-- (\w+): (.+?) -->\n+)?^```(\w+)\n(.*?)^```$", README.read_text(), re.M | re.S

@@ -135,9 +135,7 @@ def test_messages_out_of_order(serve: Serve) -> None:
     assert controller.send("SampleResult", 0.5).value == 0.5
 
 
-def test_garbage_does_not_disturb_the_next_trace(serve: Serve, node_folder: object) -> None:
-    from independent_controllers import write  # loaded by the fixtures
-
+def test_garbage_does_not_disturb_the_next_trace(serve: Serve, write: Callable[..., bytes]) -> None:
     simulator = serve(DRAW)
     controller, old = simulator.connect("error"), simulator.connect()
     rng = random.Random(1)
@@ -149,10 +147,10 @@ def test_garbage_does_not_disturb_the_next_trace(serve: Serve, node_folder: obje
         controller.send("Run")
         assert controller.raw(data).body == "Error"
     for _ in range(300):  # whatever the bytes say, there is one answer
-        data = bytearray(valid)
-        data[rng.randrange(len(data))] = rng.randrange(256)
+        changed = bytearray(valid)
+        changed[rng.randrange(len(changed))] = rng.randrange(256)
         controller.send("Run")
-        assert controller.raw(bytes(data)).body in ("Error", "RunResult")
+        assert controller.raw(bytes(changed)).body in ("Error", "RunResult")
     assert old.raw(b"garbage").body == "Reset"
     controller.send("Run")
     assert controller.send("SampleResult", 1.0).value == 1.0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +50,32 @@ def test_importance_sampling_finds_the_posterior(node_folder: Path, arguments: t
     # The comparison would notice a measurement that is lost.
     assert not agrees(found["mean"], posterior(2.0))
     assert not agrees(found["mean"], posterior())
+
+
+PYPROB = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import pyprob
+pyprob.seed(1)
+model = pyprob.RemoteModel(sys.argv[1])
+found = model.posterior_results(
+    600, inference_engine=pyprob.InferenceEngine.IMPORTANCE_SAMPLING, observe={"y0": 2.0, "y1": 3.0})
+print("FOUND", json.dumps([float(found.mean), float(found.effective_sample_size)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("pyprob") is None, reason="needs the extra `pyprob`")
+def test_pyprob_finds_the_posterior(serve: Callable[..., Any], node_folder: Path) -> None:
+    simulator = serve(node_folder / "gaussian.mjs", "--marsaglia")
+    command = [sys.executable, "-c", PYPROB, simulator.endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    mean, ess = json.loads(done.stdout.rsplit("FOUND ", 1)[1].splitlines()[0])
+    error = 4 / np.sqrt(ess)
+    assert abs(mean - posterior(2.0, 3.0).mean) < error * posterior(2.0, 3.0).sd
+    assert abs(mean - posterior(2.0).mean) > error * posterior(2.0).sd
+    assert simulator.stop()[0] == 0
 
 
 FAMILIES = {

@@ -190,9 +190,9 @@ ppx_observe_categorical <- function(probs, name, value = NULL) {
 
 # ---- R's own generators, replaced ----
 
-#' Evaluates `expr` with rnorm, runif, rpois, rexp, rgamma, rbeta, rbinom, rlnorm, rweibull, sample and sample.int
-#' replaced by draws through PPX. Functions defined in `expr`, by source(local = TRUE), too, use them whenever they are called.
-#' The name of such a draw is its call as text.
+#' Evaluates `expr`, as local() does, with rnorm, runif, rpois, rexp, rgamma, rbeta, rbinom, rlnorm, rweibull, sample and
+#' sample.int replaced by draws through PPX. Functions that are defined in it use them whenever they are called:
+#' `forward <- with_ppx({ source("model.R", local = TRUE); model })`. The name of such a draw is its call as text.
 with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, parent = parent.frame()))
 
 .ppx_stand_in <- function(family, n, params) {

@@ -136,9 +136,9 @@ def test_a_controller_of_1_0_may_leave_a_trace_at_every_draw(in_c: Build) -> Non
             *["Sample"] * 4, "Observe", "RunResult", *["Sample"] * 5, "Observe", "RunResult"
         ]  # fmt: skip
         for num_draws in range(4):
-            event = controller.ask(protocol.Run())
+            controller.ask(protocol.Run())
             for _ in range(num_draws):
-                event = controller.ask(protocol.SampleResult(2.0))
+                controller.ask(protocol.SampleResult(2.0))
             controller.greet()
         # A value that cannot be ends a trace, too.
         controller.ask(protocol.Run())

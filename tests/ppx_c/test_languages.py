@@ -43,7 +43,10 @@ def check_equal(ours: TraceBatch, theirs: TraceBatch) -> None:
 @pytest.fixture(scope="module")
 def reference(in_python: list[str]) -> list[TraceBatch]:
     with Simulator(in_python, num_workers=1) as sim:
-        return [*(sim.prior(NUM_TRACES, seed=3, observations=given) for given in (None, OBSERVATIONS)), guided(sim)]
+        return [
+            *(sim.prior(NUM_TRACES, seed=3, observations=given) for given in (None, OBSERVATIONS)),
+            guided(sim),
+        ]
 
 
 def guided(sim: Simulator) -> TraceBatch:

@@ -23,8 +23,8 @@ negative <- function() tryCatch(ppx_normal(0, -1, "negative"), error = function(
 words <- function() "no number"
 
 # A legacy model that knows nothing of PPX.
-with_ppx({
-  legacy <- function() {
+legacy <- with_ppx({
+  function() {
     x <- c(rnorm(1, 1, 2), runif(2, 0, 2), rexp(1, 2), rgamma(1, 2, scale = 3), rbeta(1, 2, 3), rpois(1, 4))
     y <- c(rbinom(1, 10, 0.5), rlnorm(1), rweibull(1, 2, 3), sample.int(5, 1), sample(c(10, 20), 3, replace = TRUE))
     c(x, y, sample(4))

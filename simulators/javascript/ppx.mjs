@@ -9,19 +9,15 @@ import { Builder } from "flatbuffers";
 import { Router } from "zeromq";
 
 const SYSTEM = `ppx.mjs 1.0.0 (Node ${process.versions.node})`;
-const MAX_MESSAGE = 2 ** 30; // bytes
+const MAX_MESSAGE = 2 ** 26; // bytes: the answer to a draw of eight million numbers
 const MAX_SESSIONS = 16; // controllers remembered
 const CAPABILITIES = ["observed_value", "error", "rejection", "shutdown"]; // understood beyond PPX 1.0
 
 /** What a model did wrong, with the remedy. */
-export class PPXError extends Error {
-  name = "PPXError";
-}
+export class PPXError extends Error { name = "PPXError"; }
 
 /** Ends the running trace. `request`: the Handshake that took the place of an answer, if there is one. */
-class EndOfTrace extends Error {
-  request = null;
-}
+class EndOfTrace extends Error { request = null; }
 
 // Values: on the wire { data, shape }, in the model a number or a flat array.
 const isArray = (value) => Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
@@ -69,10 +65,10 @@ export const Poisson = define(4, "Poisson", { rate: NOT_NEGATIVE }, poisson, Inf
 export const Bernoulli = define(5, "Bernoulli", { probs: UNIT }, (p) => binomial(1, p), Infinity);
 export const Beta = define(6, "Beta", { concentration1: POSITIVE, concentration0: POSITIVE }, (a, b) => beta(a, b));
 export const Exponential = define(7, "Exponential", { rate: POSITIVE }, (rate) => exponential() / rate);
-export const Gamma = define(8, "Gamma", { concentration: POSITIVE, rate: POSITIVE }, (a, b) => gamma(a) / b);
+export const Gamma = define(8, "Gamma", { concentration: POSITIVE, rate: POSITIVE }, (a, b) => Math.exp(logGamma(a)) / b);
 export const LogNormal = define(9, "LogNormal", { loc: REAL, scale: POSITIVE }, (m, s) => Math.exp(m + s * normal()));
 export const Binomial = define(10, "Binomial", { total_count: COUNT, probs: UNIT }, binomial, Infinity);
-export const Weibull = define(11, "Weibull", { scale: POSITIVE, concentration: POSITIVE }, (s, c) => weibull(s, c));
+export const Weibull = define(11, "Weibull", { scale: POSITIVE, concentration: POSITIVE }, (s, c) => s * exponential() ** (1 / c));
 
 /** An index 0 to C - 1, by C probabilities, which are divided by their sum. */
 export function Categorical(probs) {
@@ -92,8 +88,6 @@ export function Categorical(probs) {
 const random = () => 1 - Math.random(); // never 0
 const exponential = () => -Math.log(random());
 const normal = () => Math.sqrt(2 * exponential()) * Math.cos(2 * Math.PI * random()); // Box and Muller 1958
-const weibull = (scale, concentration) => scale * exponential() ** (1 / concentration);
-const gamma = (a) => Math.exp(logGamma(a));
 const beta = (a, b) => 1 / (1 + Math.exp(logGamma(b) - logGamma(a)));
 
 /** Logarithm of a draw from Gamma(a, 1), which itself would vanish for small a. Marsaglia and Tsang 2000. */
@@ -171,31 +165,35 @@ class Reader {
     const offset = this.view.getUint16(vtable + 4 + 2 * slot, true);
     return offset && at + offset;
   }
-  follow(at) {
-    return at && at + this.view.getUint32(at, true);
-  }
-  /** Positions of the elements of a vector, none if it is absent. */
-  elements(start, bytes) {
+  /** Position of what the reference at `at` refers to. */
+  follow = (at) => at && at + this.view.getUint32(at, true);
+  /** Position of the first element of a vector, and their number. */
+  vector(start, bytes) {
     const length = start && this.view.getUint32(start, true);
     if (start + 4 + length * bytes > this.bytes.length) throw new RangeError("a vector is longer than the message");
-    return Array.from({ length }, (_, i) => start + 4 + i * bytes);
+    return [start + 4, length];
+  }
+  /** What `read` makes of the elements of the vector in a field, as far as they are not too many. */
+  list(at, slot, bytes, most, read) {
+    const [first, length] = this.vector(this.follow(this.field(at, slot)), bytes);
+    return Array.from({ length: Math.min(length, most) }, (_, i) => read(first + i * bytes));
   }
   tensor(at, slot) {
     const tensor = this.follow(this.field(at, slot));
     if (tensor === 0) return null;
-    const [doubles, ints] = [0, 1].map((part) => this.elements(this.follow(this.field(tensor, part)), 8 - 4 * part));
-    const data = doubles.map((each) => this.view.getFloat64(each, true));
-    const shape = ints.map((each) => this.view.getInt32(each, true));
+    const data = this.list(tensor, 0, 8, Infinity, (each) => this.view.getFloat64(each, true));
+    const shape = this.list(tensor, 1, 4, 33, (each) => this.view.getInt32(each, true));
     if (shape.length === 0) return { data, shape: data.length === 1 ? [] : [data.length] };
     if (shape.length > 32 || shape.some((n) => n < 0) || shape.reduce((product, n) => product * n) !== data.length)
-      throw new RangeError(`${data.length} numbers of shape [${shape.slice(0, 33)}]`);
+      throw new RangeError(`${data.length} numbers of shape [${shape}]`);
     return { data, shape };
   }
-  /** The first strings of a list. */
   strings(at, slot) {
-    const text = (place) => Uint8Array.from(this.elements(this.follow(place), 1), (each) => this.bytes[each]);
     const decoder = new TextDecoder("utf-8", { fatal: true }); // throws TypeError
-    return this.elements(this.follow(this.field(at, slot)), 4).slice(0, 32).map((each) => decoder.decode(text(each)));
+    return this.list(at, slot, 4, 32, (each) => {
+      const [first, length] = this.vector(this.follow(each), 1);
+      return decoder.decode(this.bytes.subarray(first, first + length));
+    });
   }
 }
 

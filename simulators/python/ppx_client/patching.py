@@ -57,6 +57,7 @@ class Replacement(ContextDecorator):
 
     def __init__(self, pairs: Sequence[tuple[Any, Any]]) -> None:
         self._pairs = pairs
+        _stands_for.update((id(substitute), id(original)) for original, substitute in pairs)
         self._names: list[_Names] = []
         self._num_modules = 0
         self._before: list[list[dict[str, Any]]] = []
@@ -84,6 +85,8 @@ class Replacement(ContextDecorator):
 
 
 _lock = threading.RLock()
+_stands_for: dict[int, int] = {}
+"""Substitutes, by the object whose place they take: within a block another one finds them there."""
 
 
 def _references(pairs: Sequence[tuple[Any, Any]]) -> list[_Names]:
@@ -99,9 +102,11 @@ def _references(pairs: Sequence[tuple[Any, Any]]) -> list[_Names]:
             namespaces.update((id(inner), inner) for inner in _distributions(namespace))
     found = []
     for namespace in namespaces.values():
-        names = {
-            n: substitutes[id(value)] for n, value in list(namespace.items()) if id(value) in substitutes
-        }
+        names = {}
+        for name, value in list(namespace.items()):
+            number = id(value) if id(value) in substitutes else _stands_for.get(id(value))
+            if number in substitutes:
+                names[name] = substitutes[number]
         if names:
             found.append(_Names(namespace, names))
     return found
@@ -161,31 +166,33 @@ def patched(
 @functools.cache
 def _replacement(default_rng: bool, control: bool) -> Replacement:
     standard, global_generator = StandardRandom(control), GlobalGenerator(control=control)
-    substitute = controlled_default_rng if default_rng else _seeded_rng
-    return Replacement(
-        [
-            (random._inst, standard),
-            (_LEGACY, global_generator),
-            (_default_rng, substitute),
-            *_methods(random, random._inst, standard),
-            *_methods(np.random, _LEGACY, global_generator),
-        ]
-    )
+    # An object of its own, because that function may be used by the program itself.
+    substitute = functools.partial(controlled_default_rng if default_rng else _seeded_rng)
+    sources = [(_default_rng, substitute), (_STANDARD, standard), (_LEGACY, global_generator)]
+    for module, names, generator in (
+        (random, _STANDARD_NAMES, standard),
+        (np.random, _LEGACY_NAMES, global_generator),
+    ):
+        for name, function in names.items():
+            sources.append(
+                (function, getattr(generator, name, None) or _refusal(f"{module.__name__}.{name}"))
+            )
+    return Replacement(sources)
 
 
+def _methods(module: Any, generator: Any) -> dict[str, Any]:
+    """The functions of a module that are methods of its generator."""
+    return {name: f for name, f in vars(module).items() if getattr(f, "__self__", None) is generator}
+
+
+_STANDARD = random._inst
+_STANDARD_NAMES = _methods(random, _STANDARD)
 _LEGACY = np.random.mtrand._rand
+_LEGACY_NAMES = _methods(np.random, _LEGACY) | {
+    name: getattr(np.random, name)
+    for name in ("get_bit_generator", "ranf", "sample", "seed", "set_bit_generator")
+}
 _default_rng = np.random.default_rng
-_FUNCTIONS = ("get_bit_generator", "ranf", "sample", "seed", "set_bit_generator")
-"""Functions of `numpy.random` that use its generator, but are no methods of it."""
-
-
-def _methods(module: Any, generator: Any, substitute: Any) -> list[tuple[Any, Any]]:
-    """The functions of a module that draw from its generator, and those that take their place."""
-    return [
-        (function, getattr(substitute, name, None) or _refusal(f"{module.__name__}.{name}"))
-        for name, function in vars(module).items()
-        if getattr(function, "__self__", None) is generator or (module is np.random and name in _FUNCTIONS)
-    ]
 
 
 def _refusal(name: str) -> Callable[..., Any]:

@@ -110,13 +110,15 @@ class Call:
 
     def uniform(self, shape: Shape, part: str = "uniform") -> Any:
         """Numbers strictly between 0 and 1, `shape`."""
-        distribution = UNIT if shape == () else Uniform(np.zeros(shape), 1.0)
-        return np.clip(self.part(distribution, part), TINY, BELOW_ONE)
+        if shape == ():
+            return min(max(self.part(UNIT, part), TINY), BELOW_ONE)
+        return np.clip(self.part(Uniform(np.zeros(shape), 1.0), part), TINY, BELOW_ONE)
 
     def exponential(self, shape: Shape) -> Any:
         """Standard exponential numbers, `shape`."""
-        distribution = STANDARD_EXPONENTIAL if shape == () else Exponential(np.ones(shape))
-        return np.maximum(self.part(distribution, "exponential"), TINY)
+        if shape == ():
+            return max(self.part(STANDARD_EXPONENTIAL, "exponential"), TINY)
+        return np.maximum(self.part(Exponential(np.ones(shape)), "exponential"), TINY)
 
     def normal(self, shape: Shape) -> Any:
         """Standard normal numbers, `shape`."""

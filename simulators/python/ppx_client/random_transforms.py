@@ -116,7 +116,7 @@ def _angle(call: Call, kappa: float) -> float:
     s = (1.0 + rho * rho) / (2.0 * rho)
     with call.rejection():
         while True:
-            u, v = call.uniform((2,), "pair").tolist()
+            u, v = float(call.uniform((), "first")), float(call.uniform((), "second"))
             z = cos(pi * u)
             w = (1.0 + s * z) / (s + z)
             y = kappa * (s - w)
@@ -167,7 +167,7 @@ def _zipf(call: Call, exponent: float) -> int:
     smallest = (2.0**63 - 1.0) ** -exponent
     with call.rejection():
         while True:
-            u, v = call.uniform((2,), "pair").tolist()
+            u, v = float(call.uniform((), "first")), float(call.uniform((), "second"))
             x: int = floor((u * smallest + 1.0 - u) ** (-1.0 / exponent))
             if not 1 <= x < 1 << 63:
                 continue

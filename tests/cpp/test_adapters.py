@@ -169,23 +169,23 @@ def test_what_inference_sees(controller: Any, prior: BatchResult) -> None:
         draw[0].removeprefix("addresses/").replace("adapters_cpp", "A") + f" {draw[2]}" for draw in found
     ] == [
         "noise 0",
-        "A:47:hit 0",
+        "A:48:hit 0",
         "noise 1",
-        "A:47:hit 1",
-        "A:41:Detector 0",  # a generator that is a member: where its class was made
-        "A:50: 0",  # a global one
-        "A:61:operator() 0",
-        "A:60:addresses 0",  # two std:: draws on a local one
-        "A:60:addresses 1",
+        "A:48:hit 1",
+        "A:42:Detector 0",  # a generator that is a member: where its class was made
+        "A:51: 0",  # a global one
+        "A:62:operator() 0",
+        "A:61:addresses 0",  # two std:: draws on a local one
+        "A:61:addresses 1",
         "bits 0",
         "t/normal 0",
         "t/mean_square 0",
         "kind 0",
-        "A:74:addresses 0",
+        "A:75:addresses 0",
         "u 0",
-        "A:76:addresses 0",
         "A:77:addresses 0",
         "A:78:addresses 0",
+        "A:79:addresses 0",
         "adapters_else_cpp:10:elsewhere 0",
         "adapters_else_cpp:10:elsewhere 1",
     ]

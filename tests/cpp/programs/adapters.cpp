@@ -1,9 +1,10 @@
 // What the adapters make of code written against <random>, GSL and rand, in two translation units.
 //
-//     adapters                   serves one draw of everything
+//     adapters                           serves one draw of everything
 //     adapters gaussian|bits|gsl|wrong   serves a Gaussian of unknown mean, measured twice, drawn in this way
-//     adapters std N             N times one number of each of std::, without PPX; one line each
-//     adapters local             one number of each of ours, without a controller
+//     adapters std N                     N times one number of each of std::, without PPX; one line each
+//     adapters local                     one number of each of ours, without a controller
+//     adapters interface                 0 if what does not draw is as in std::
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -146,7 +147,9 @@ int serve_gaussian(const std::string& way) {
         }
         if (way == "wrong") {  // the scale of another distribution: it must be noticed
             std::mt19937 g(1);
-            return gaussian([&](double mean, double sd) { return ppx_client::normal_distribution<>(mean, 0.7 * sd)(g); });
+            return gaussian([&](double mean, double sd) {
+                return ppx_client::normal_distribution<>(mean, 0.7 * sd)(g);
+            });
         }
 #ifdef WITH_GSL
         if (way == "gsl") {

@@ -46,7 +46,6 @@ QUICK = [
 LONG = [
     (importance_sampling, "linear_gaussian 4", "cpp", 100_000),
     (random_walk_mh, "linear_gaussian", "cpp", 200_000),
-    (random_walk_mh, "linear_gaussian", "python", 10_000),
     (importance_sampling, "ricker", "python", 50_000),
     (random_walk_mh, "ricker", "python", 20_000),
     (importance_sampling, "counting", "cpp", 200_000),
@@ -152,6 +151,17 @@ def test_the_check_rejects_the_posterior_of_other_data(engine, model, language, 
     assert any(check.startswith("mean of") for check in too_far_off(posterior, exact(model)))
 
 
+@pytest.mark.slow
+def test_both_languages_of_the_state_space_model_make_the_same_traces(start) -> None:
+    observations = exact("linear_gaussian 4").observations
+    python, cpp = (
+        infer(importance_sampling, start("linear_gaussian 4", language), observations, 300)
+        for language in ("python", "cpp")
+    )
+    assert python.traces.value == pytest.approx(cpp.traces.value, rel=1e-9, abs=1e-12)
+    assert python.traces.log_weight == pytest.approx(cpp.traces.log_weight, rel=1e-9)
+
+
 # The program before it was instrumented, and after; of the Ricker map the model itself was not changed.
 INSTRUMENTED = [
     ("linear_gaussian/plain/linear_gaussian.py", "linear_gaussian/linear_gaussian.py"),
@@ -191,3 +201,21 @@ def test_the_programs_before_they_were_instrumented_run(before: str, tmp_path: P
         command = [str(program)]
     numbers = [float(x) for x in subprocess.run(command, capture_output=True, check=True).stdout.split()]
     assert len(numbers) == {"linear_gaussian": 12, "counting": 1, "sir": 5}[before.partition("/")[0]]
+
+
+@pytest.mark.parametrize(
+    "dockerfile", sorted(SIMULATORS.glob("*/Dockerfile")), ids=lambda path: path.parent.name
+)
+def test_the_images_of_examples_keep_to_the_convention(dockerfile: Path) -> None:
+    text = dockerfile.read_text().replace("\\\n", " ")
+    assert f"docker build -f simulators/{dockerfile.parent.name}/Dockerfile -t ppx-" in text
+    copied = [
+        source for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.M) for source in line.split()[:-1]
+    ]
+    assert copied
+    assert all((ROOT / source).exists() for source in copied)
+    last = text.rpartition("\nFROM ")[2]
+    assert re.search(r'^ENTRYPOINT \["[^"]+"', last, re.M)
+    if not last.startswith(("ppx-run\n", "ppx-python\n")):  # which have all this
+        for statement in ("USER simulator", "ENV PPX_BIND=tcp://0.0.0.0:5555", "EXPOSE 5555", "HEALTHCHECK "):
+            assert f"\n{statement}" in last

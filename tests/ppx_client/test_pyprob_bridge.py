@@ -146,7 +146,7 @@ def test_families_are_pyprobs(distribution: Any) -> None:
     assert len({tuple(x.shape) for x in theirs} | {np.shape(forward())}) == 1
     for x, y in zip(ours.T, np.array([t.numpy() for t in theirs]).reshape(500, -1).T, strict=True):
         assert st.ks_2samp(x, y, method="asymp").pvalue > 1e-4
-        assert st.ks_2samp(x + 0.4 * x.std(), y, method="asymp").pvalue < 1e-4
+        assert st.ks_2samp(x + 0.6 * x.std(), y, method="asymp").pvalue < 1e-4
 
 
 def test_values_keep_within_what_32_bits_hold() -> None:

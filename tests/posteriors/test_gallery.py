@@ -162,7 +162,7 @@ def test_both_languages_of_the_state_space_model_make_the_same_traces(start) -> 
     assert python.traces.log_weight == pytest.approx(cpp.traces.log_weight, rel=1e-9)
 
 
-# The program before it was instrumented, and after; of the Ricker map the model itself was not changed.
+# The program before it was instrumented, and after.
 INSTRUMENTED = [
     ("linear_gaussian/plain/linear_gaussian.py", "linear_gaussian/linear_gaussian.py"),
     ("linear_gaussian/plain/linear_gaussian.cpp", "linear_gaussian/linear_gaussian.cpp"),
@@ -180,6 +180,18 @@ def test_the_number_of_changed_lines_is_what_the_example_says(before: str, after
     added = sum(line.startswith("+ ") for line in difflib.ndiff(old, new))
     readme = (SIMULATORS / after).parent.joinpath("README.md").read_text()
     assert re.search(rf"\b{added} (new or changed lines )?of {len(old)}\b", readme), (added, len(old))
+
+
+def test_the_numpy_simulator_knows_nothing_of_ppx() -> None:
+    folder = SIMULATORS / "ricker"
+    model, served, readme = (
+        folder.joinpath(name).read_text() for name in ("ricker.py", "serve_ricker.py", "README.md")
+    )
+    assert "ppx" not in model.lower()
+    model_lines, served_lines = (
+        len([line for line in text.splitlines() if line.strip()]) for text in (model, served)
+    )
+    assert f"{served_lines} lines in a file of their own, and 0 of the {model_lines} lines" in readme
 
 
 @pytest.mark.slow

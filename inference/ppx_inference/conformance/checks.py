@@ -30,7 +30,8 @@ class Check:
         name: Its name, as in `--only`.
         purpose: What it finds, in one line.
         judge: Looks at the evidence, and says what it finds.
-        needs: What it cannot do without: `command`, `batch`, `traces`, `draws`, `observations`.
+        needs: What it cannot do without: `command`, `batch`, `traces`, `draws`, `observations`, `repeatable` (traces
+            that are the same again in the same process) or `stable` (in another process, too).
     """
 
     name: str
@@ -51,38 +52,26 @@ CHECKS: Sequence[Check] = (
     Check("lengths", "no trace is very long", contents.lengths, ("traces",)),
     Check("values", "observations, tags and results are finite numbers", contents.values, ("traces",)),
     Check("same seed", "no randomness that bypasses PPX", repeating.same_seed, ("traces",)),
-    Check("replay", "nothing is left over from other traces", repeating.replay, ("traces", "draws")),
-    Check(
-        "both ways", "the same traces by batches and draw by draw", repeating.both_ways, ("traces", "batch")
-    ),
-    Check(
-        "restart",
-        "the same addresses and traces in another process",
-        repeating.restart,
-        ("traces", "command"),
-    ),
+    Check("replay", "nothing is left over from other traces", repeating.replay, ("draws", "repeatable")),
+    Check("restart", "the same in another process", repeating.restart, ("command", "repeatable")),
     Check(
         "other folder",
-        "the same addresses where it is started elsewhere",
+        "the same where it is started elsewhere",
         repeating.other_folder,
-        ("traces", "command"),
+        ("command", "stable"),
     ),
-    Check("addresses", "no counters and pointers in addresses", addresses.growth, ("traces", "draws")),
-    Check("names", "draws have names", addresses.names, ("traces", "draws")),
+    Check("both ways", "the same by batches and draw by draw", repeating.both_ways, ("batch", "stable")),
+    Check("addresses", "no counters and pointers in addresses", addresses.growth, ("draws",)),
+    Check("names", "draws have names", addresses.names, ("draws",)),
     Check("observations", "it observes, under names, in one shape", observing.observations, ("traces",)),
-    Check(
-        "observed values",
-        "values given are those that are used",
-        observing.observed_values,
-        ("traces", "observations"),
-    ),
+    Check("observed values", "values given are used", observing.observed_values, ("observations", "stable")),
     Check("log_prob", "densities are right", densities.log_prob, ("traces", "batch")),
-    Check("support", "values that a draw cannot have are refused", forcing.support, ("traces", "draws")),
+    Check("support", "values that a draw cannot have are refused", forcing.support, ("draws",)),
     Check(
         "rejection loops",
-        "loops that draw until something is accepted are marked",
+        "those that draw until one is accepted are marked",
         loops.rejection,
-        ("traces", "draws"),
+        ("draws", "repeatable"),
     ),
     Check("leaks", "memory, files and threads do not grow", leaks.leaks, ("traces", "command")),
     Check("speed", "for information", introduction.speed, ("traces",)),
@@ -121,17 +110,20 @@ def unstarted(error: PPXError) -> Finding:
 
 def _missing(evidence: Evidence, need: str) -> str:
     """Why a need is not met; empty if it is."""
-    match need:
-        case "command" if not evidence.subject.command:
-            return "only for a simulator that is started by a command"
-        case "batch" if not evidence.takes_batches:
-            return "only for simulators that execute batches: in PPX 1.0 the controller does this"
-        case "traces" if not _has_traces(evidence):
-            return "no trace runs through"
-        case "draws" if not len(evidence.sound.value):
-            return "there are no draws"
-        case "observations" if not len(evidence.sound.observations.address_id):
-            return "nothing is observed"
+    if need == "command":
+        return "" if evidence.subject.command else "only for a simulator that is started by a command"
+    if need == "batch":
+        return "" if evidence.takes_batches else "only for simulators that execute batches"
+    if not _has_traces(evidence):
+        return "no trace runs through"
+    if need == "draws" and not len(evidence.sound.value):
+        return "there are no draws"
+    if need == "observations" and not len(evidence.sound.observations.address_id):
+        return "nothing is observed"
+    if need in ("repeatable", "stable") and evidence.hidden is not None:
+        return "traces are not the same again: see same seed"
+    if need == "stable" and evidence.unsteady is not None:
+        return "traces are not the same in another process: see restart"
     return ""
 
 

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ppx_inference.conformance.differences import briefly
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level, Subject
 from ppx_server.trace import Status, TraceBatch
 
 _TOLERATED = 0.1
 """Share of failed traces beyond which inference gives up."""
-_LONG, _VERY_LONG = 1_000, 100_000
+_LONG, _VERY_LONG = 1_000, 10_000
 _OUTLIER = 100
 """How many times the median is strange."""
 _SHOWN_REASONS = 3
@@ -116,6 +117,4 @@ def replay_command(subject: Subject, index: int) -> str:
 
 def _reason(batch: TraceBatch, row: int) -> str:
     """Why a trace failed, without what differs from trace to trace."""
-    reason = batch.failures.get(int(batch.index[row]), "without a reason").strip()
-    line = reason.splitlines()[0] if reason else "without a reason"
-    return line if len(line) <= 200 else line[:197] + "..."
+    return briefly(batch.failures.get(int(batch.index[row]), ""))

@@ -39,11 +39,12 @@ def log_prob(evidence: Evidence) -> Iterator[Finding]:
         if wrong := _wrong_draw(_draws_of(batch)):
             yield Finding("log_prob", Level.FAIL, wrong, _REMEDY)
             return
-    stepwise = evidence.stepwise
-    checked, wrong = _wrong_observation(evidence, traces, stepwise)
-    if wrong:
-        yield Finding("log_prob", Level.FAIL, wrong, _REMEDY)
-        return
+    checked = 0
+    if evidence.hidden is None and evidence.unsteady is None:  # else they are other observations
+        checked, wrong = _wrong_observation(evidence, traces, evidence.stepwise)
+        if wrong:
+            yield Finding("log_prob", Level.FAIL, wrong, _REMEDY)
+            return
     rows = len(traces.value) + len(forced.value)
     detail = (
         f"the densities of {rows:,} draws and {checked:,} observations are those that the controller computes"

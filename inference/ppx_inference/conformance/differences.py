@@ -14,7 +14,7 @@ SAME_PROCESS = 1e-9
 """Relative difference of numbers that count as equal: threads may add them in another order."""
 OTHER_QUANTILES = 1e-6
 """The same where two implementations drew the values: quantiles agree to 1e-9, what follows from them to less."""
-_SHOWN_PARAMS = 4
+_SHOWN_PARAMS, _LONGEST_REASON = 4, 300
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def _in_trace(first: _One, again: _One, tolerance: float) -> Difference | None:
     if first.failed and again.failed:
         return None  # what the trace did until then is no result
     if first.failed or again.failed:
-        how = ["ran through" if not one.failed else f"failed: {_line(one.reason)}" for one in (first, again)]
+        how = [
+            "ran through" if not one.failed else f"failed: {briefly(one.reason)}" for one in (first, again)
+        ]
         return Difference(
             first.index, "failure", f"trace {first.index} {how[0]}; the second time it {how[1]}"
         )
@@ -231,7 +233,10 @@ def _numbers(values: NDArray[np.float64]) -> str:
     return shown + (", ..." if len(values) > _SHOWN_PARAMS else "")
 
 
-def _line(text: str) -> str:
-    """The first line of a text, not too long."""
-    line = text.strip().splitlines()[0] if text.strip() else "without a reason"
-    return line if len(line) <= 200 else line[:197] + "..."
+def briefly(reason: str) -> str:
+    """Why something failed, in one line: the first one and, of what the process printed, the last one."""
+    lines = [line.strip() for line in reason.strip().splitlines()] or ["without a reason"]
+    text = lines[0].removesuffix("; its last output:")
+    if text != lines[0] and len(lines) > 1:
+        text += f" ({lines[-1]})"
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."

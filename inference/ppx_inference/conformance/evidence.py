@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from functools import cached_property
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from ppx_inference.conformance.differences import Difference, first_difference
 from ppx_inference.conformance.findings import Subject
 from ppx_inference.conformance.wire_link import Stage
 from ppx_inference.conformance.wire_play import Played, play
@@ -51,6 +53,7 @@ class Evidence:
         self.subject = subject
         self.defect = ""
         self.prior_seconds = 0.0
+        self._stack = ExitStack()
         started = time.perf_counter()
         self.simulator = subject.open()
         self.start_seconds = time.perf_counter() - started
@@ -110,13 +113,34 @@ class Evidence:
         return traces.select(np.arange(min(max(most, 2), _MOST_AGAIN, len(traces))))
 
     @cached_property
+    def stepwise_simulator(self) -> Simulator:
+        """Another process, which is steered draw by draw; the same one if that always is."""
+        if self.defect or not self.takes_batches:
+            return self.simulator
+        return self._stack.enter_context(self.subject.open(batches=False))
+
+    @cached_property
     def stepwise(self) -> TraceBatch:
         """The first of `traces` once more, draw by draw: densities and values are the controller's own."""
-        if self.defect or not self.takes_batches:
+        if self.stepwise_simulator is self.simulator:
             return self.some
-        with self.subject.open(batches=False) as simulator:
-            traces, _ = self._prior(simulator, len(self.some), _AGAIN_SHARE)
+        traces, _ = self._prior(self.stepwise_simulator, len(self.some), _AGAIN_SHARE)
         return traces
+
+    @cached_property
+    def hidden(self) -> Difference | None:
+        """Where the same traces part in the same process, if they do."""
+        again = self.simulator.execute(ScriptBatch.empty(self.subject.seed, self.some.index), None)
+        return first_difference(self.some, again)
+
+    @cached_property
+    def unsteady(self) -> Difference | None:
+        """Where the same traces part in another process, if they do; None where there is only one."""
+        if not self.subject.command:
+            return None
+        with self.subject.open(batches=not self.defect) as simulator:
+            again = simulator.execute(ScriptBatch.empty(self.subject.seed, self.some.index), None)
+        return first_difference(self.some, again)
 
     @cached_property
     def heard(self) -> list[Played]:
@@ -126,10 +150,6 @@ class Evidence:
             link.greet(_SPOKEN)
             stage.be_patient()
             return [play(link, self.subject.seed, i) for i in range(min(wanted, _MOST_HEARD))]
-
-    def run_again(self, traces: TraceBatch) -> TraceBatch:
-        """The same indices from the prior, on the simulator that has executed them already."""
-        return self.simulator.execute(ScriptBatch.empty(self.subject.seed, traces.index), None)
 
     def _prior(self, simulator: Simulator, wanted: int, share: float) -> tuple[TraceBatch, float]:
         """Prior traces, ever more at once while there is time; and the seconds they took."""
@@ -145,7 +165,8 @@ class Evidence:
         return TraceBatch.concatenate(parts), seconds
 
     def close(self) -> None:
-        """Stops the simulator."""
+        """Stops all that was started."""
+        self._stack.close()
         self.simulator.close()
 
     def __enter__(self) -> Self:

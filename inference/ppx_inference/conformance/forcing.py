@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from ppx_inference.conformance.differences import describe, first_difference
+from ppx_inference.conformance.differences import Difference, briefly, describe, first_difference
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
 from ppx_inference.simulator import Simulator
@@ -20,6 +20,7 @@ from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 
 _MOST_ADDRESSES = 6
+_END_SECONDS = 0.5  # from when a process closes its files until it has ended
 _LOST = ("crashed", "closed the connection", "sent nothing", "broke off")
 
 
@@ -43,70 +44,67 @@ class _Attempt:
         return f"{self.value:g} for {describe(self.entry)}"
 
 
-def support(evidence: Evidence) -> Iterator[Finding]:
-    """Forces values in a process of their own, and then runs a trace as before."""
-    attempts = list(_attempts(evidence.sound))
-    with evidence.subject.running() as running:
-        batches = not evidence.defect
-        with evidence.subject.connect(running.address, batches=batches) as simulator:
-            taken: list[str] = []
-            for attempt in attempts:
-                wrong = _try(simulator, attempt)
-                if running.process is not None and running.process.wait(0.0) is not None:
-                    wrong = f"the process ended when it was given {attempt}: {running.process.describe_end()}"
-                    wrong = wrong.partition("\n")[0]
-                if wrong and not wrong.startswith("taken"):
-                    yield Finding("support", Level.FAIL, wrong, _REMEDY)
-                    return
-                if wrong:
-                    taken.append(str(attempt))
-            yield from _verdict(evidence, simulator, attempts, taken)
-
-
 _REMEDY = (
     "a value that is not finite, not whole where the family is discrete, or no index of the categories must fail the "
     "trace (Error, or Reset for controllers of PPX 1.0; in a batch a failure of kind Choice), and not end the process"
 )
 
 
-def _verdict(
-    evidence: Evidence, simulator: Simulator, attempts: list[_Attempt], taken: list[str]
-) -> Iterator[Finding]:
+def support(evidence: Evidence) -> Iterator[Finding]:
+    """Forces values in a process of their own, with a sound trace before and after."""
     first = evidence.some.select([0])
-    again = simulator.execute(ScriptBatch.replay(first), None)
-    if (parted := first_difference(first, again)) is not None:
-        detail = f"after values were refused, a sound trace is not what it was: {parted.text}"
+    attempts = list(_attempts(evidence.sound))
+    taken: list[str] = []
+    with (
+        evidence.subject.running() as running,
+        evidence.subject.connect(running.address, batches=not evidence.defect) as simulator,
+    ):
+        before = simulator.execute(ScriptBatch.replay(first), None)
+        for attempt in attempts:
+            try:
+                wrong, is_taken = _try(simulator, attempt)
+            except PPXError as error:
+                wrong, is_taken = briefly(str(error)), False
+            process = running.process
+            if process is not None and process.wait(_END_SECONDS if wrong else 0.0) is not None:
+                wrong = briefly(process.describe_end())
+            if wrong:
+                yield Finding("support", Level.FAIL, f"when it was given {attempt}: {wrong}", _REMEDY)
+                return
+            taken += [str(attempt)] if is_taken else []
+        after = simulator.execute(ScriptBatch.replay(first), None)
+    parted = first_difference(before, after) if evidence.hidden is None else None
+    yield _verdict(attempts, taken, parted, Level.FAIL if evidence.takes_batches else Level.WARN)
+
+
+def _verdict(attempts: list[_Attempt], taken: list[str], parted: Difference | None, level: Level) -> Finding:
+    if parted is not None:
+        detail = f"after values were refused, a sound trace is not what it was before: {parted.text}"
         remedy = "a trace that is given up must leave nothing behind: release and reset what it had begun"
-        yield Finding("support", Level.FAIL, detail, remedy)
-    elif taken:
-        level = Level.FAIL if evidence.takes_batches else Level.WARN  # clients of PPX 1.0 seldom look
+        return Finding("support", Level.FAIL, detail, remedy)
+    if taken:  # clients of PPX 1.0 seldom look
         detail = f"values that the draw cannot have were taken as they are: {', '.join(taken)}"
-        yield Finding("support", level, detail, _REMEDY)
-    else:
-        families = ", ".join(dict.fromkeys(a.entry.family for a in attempts))
-        values = f"{len(attempts)} values outside the support ({families})"
-        detail = f"{values} were refused or of density 0, and the process went on"
-        yield Finding("support", Level.PASS, detail, facts={"values": len(attempts)})
+        return Finding("support", level, detail, _REMEDY)
+    families = ", ".join(dict.fromkeys(a.entry.family for a in attempts))
+    values = f"{len(attempts)} values outside the support ({families})"
+    detail = f"{values} were refused or of density 0, and the process went on"
+    return Finding("support", Level.PASS, detail, facts={"values": len(attempts)})
 
 
-def _try(simulator: Simulator, attempt: _Attempt) -> str:
-    """What is wrong with how a value is met, in words; empty if nothing."""
-    try:
-        trace = simulator.execute(attempt.script, None)
-    except PPXError as error:
-        return f"given {attempt}: {str(error).partition(chr(10))[0]}"
-    reason = next(iter(trace.failures.values()), "").partition("\n")[0]
+def _try(simulator: Simulator, attempt: _Attempt) -> tuple[str, bool]:
+    """What is wrong with how a value is met, in words, and whether one that is none was taken."""
+    trace = simulator.execute(attempt.script, None)
+    reason = briefly(next(iter(trace.failures.values()), ""))
     if any(word in reason for word in _LOST):
-        return f"given {attempt}: {reason}"
-    if attempt.is_legal and trace.status[0] == Status.OK:
-        outside = np.isneginf(trace.log_prob) & (trace.value == attempt.value)
-        if not outside.any():
-            return (
-                f"given {attempt}, which is outside the support, no draw has a density of 0: it was not used"
-            )
-    if not attempt.is_legal and trace.status[0] == Status.OK:
-        return "taken"
-    return ""
+        return reason, False
+    made = any(trace.addresses[i] == attempt.entry for i in np.unique(trace.address_id).tolist())
+    if trace.status[0] != Status.OK or not made:  # another process may have other addresses: told by restart
+        return "", False
+    if not attempt.is_legal:
+        return "", True
+    if (np.isneginf(trace.log_prob) & (trace.value == attempt.value)).any():
+        return "", False
+    return "it is outside the support, but no draw has a density of 0: the value was not used", False
 
 
 def _attempts(traces: TraceBatch) -> Iterator[_Attempt]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
+
+_SHARE, _MOST_TRACES = 0.03, 100_000
+"""Of the time for all, to measure the speed in; and what that may take of the controller's memory."""
 
 
 def handshake(evidence: Evidence) -> Iterator[Finding]:
@@ -28,13 +32,19 @@ def handshake(evidence: Evidence) -> Iterator[Finding]:
 
 def speed(evidence: Evidence) -> Iterator[Finding]:
     """Prior traces per second by one simulator, and what a draw costs."""
-    traces = evidence.traces
-    rate = 1.0 / max(evidence.seconds_per_trace, 1e-9)
+    subject = evidence.subject
+    number = min(int(_SHARE * subject.seconds / max(evidence.seconds_per_trace, 1e-9)), _MOST_TRACES)
+    traces, seconds = evidence.traces, evidence.prior_seconds
+    if number > len(traces):  # as many as that go to the simulator in batches of the size it likes
+        started = time.perf_counter()
+        traces = evidence.simulator.prior(number, seed=subject.seed)
+        seconds = time.perf_counter() - started
+    rate = len(traces) / max(seconds, 1e-9)
     per_trace = len(traces.value) / len(traces)
     facts = {"traces_per_second": rate, "draws_per_trace": per_trace}
     detail = f"{rate:,.3g} traces/s of {per_trace:.3g} draws"
     if per_trace:
-        facts["microseconds_per_draw"] = 1e6 * evidence.seconds_per_trace / per_trace
+        facts["microseconds_per_draw"] = 1e6 / rate / per_trace
         detail += f", {facts['microseconds_per_draw']:,.3g} us per draw"
     way = "by batches" if evidence.takes_batches and not evidence.defect else "draw by draw"
     yield Finding("speed", Level.PASS, f"{detail} ({way}, one process)", facts=facts)

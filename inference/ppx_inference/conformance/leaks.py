@@ -12,14 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppx_inference.conformance.differences import briefly
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
 from ppx_inference.simulator import Simulator
+from ppx_server.errors import SimulatorError
 from ppx_server.script import ScriptBatch
 
-_SHARE = 0.35
+_SHARE = 0.3
 """Of the time for all."""
 _PARTS = 40
+_END_SECONDS = 0.5  # from when a process closes its files until it has ended
 _WARM_UP = 0.35
 """Share of the runs after which caches and heaps have their size."""
 _FEWEST_RUNS = 200
@@ -48,7 +51,14 @@ def leaks(evidence: Evidence) -> Iterator[Finding]:
         assert running.process is not None
         pid = running.process.pid
         with evidence.subject.connect(running.address, batches=not evidence.defect) as simulator:
-            runs, usage = _watched(evidence, simulator, pid)
+            try:
+                runs, usage = _watched(evidence, simulator, pid)
+            except SimulatorError as error:
+                ended = running.process.wait(_END_SECONDS) is not None
+                detail = briefly(running.process.describe_end() if ended else str(error))
+                remedy = "a process must last: no run may end it, or make it fail ever after"
+                yield Finding("leaks", Level.FAIL, f"it does not survive many runs: {detail}", remedy)
+                return
     facts = {
         "runs": int(runs[-1]),
         "memory": int(usage[-1, 0]),

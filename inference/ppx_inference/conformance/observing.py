@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppx_inference.conformance.differences import briefly
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
 from ppx_inference.simulator import Simulator
@@ -20,6 +21,8 @@ from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 
 _CONDITIONED = 20
+_SHARE = 0.05
+"""Of the time for all."""
 _TOLERANCE = 1e-6
 _SHOWN_NAMES = 6
 
@@ -48,32 +51,41 @@ def observed_values(evidence: Evidence) -> Iterator[Finding]:
     """Values given: those that were drawn, then those of another trace."""
     batch = evidence.stepwise
     traces = batch.select(batch.status == Status.OK)
-    groups: dict[tuple[ObservationKey, ...], list[int]] = defaultdict(list)
-    for row in range(min(len(traces), 8 * _CONDITIONED)):
-        groups[tuple(drawn_values(traces, row))].append(row)
-    rows = max(groups.values(), key=len, default=[])[:_CONDITIONED]
-    if not rows or not drawn_values(traces, rows[0]):
+    rows = _alike(traces)
+    if not rows:
         yield Finding("observed values", Level.SKIP, "no trace drew a value of an observation")
         return
-    twice = evidence.takes_batches and not evidence.defect
-    with evidence.subject.open(batches=False) if twice else nullcontext() as stepwise:
-        for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
-            script = ScriptBatch.replay(traces.select([row]))
-            own, others = drawn_values(traces, row), drawn_values(traces, other)
-            given = _conditioned(evidence.simulator, script, own)
-            wrong = _own_values(traces, row, given)
-            if not wrong and stepwise is not None:
-                expected = _conditioned(stepwise, script, others)
-                wrong = _other_values(_conditioned(evidence.simulator, script, others), expected, given)
-            if wrong:
-                yield Finding("observed values", Level.FAIL, *wrong)
-                return
+    twice = evidence.stepwise_simulator is not evidence.simulator
+    deadline = time.perf_counter() + _SHARE * evidence.subject.seconds
+    done = 0
+    for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+        script = ScriptBatch.replay(traces.select([row]))
+        own, others = drawn_values(traces, row), drawn_values(traces, other)
+        given = _conditioned(evidence.simulator, script, own)
+        wrong = _own_values(traces, row, given)
+        if not wrong and twice:
+            expected = _conditioned(evidence.stepwise_simulator, script, others)
+            wrong = _other_values(_conditioned(evidence.simulator, script, others), expected, given)
+        if wrong:
+            yield Finding("observed values", Level.FAIL, *wrong)
+            return
+        done += 1
+        if time.perf_counter() > deadline:
+            break
     names = _some([name for name, _ in drawn_values(traces, rows[0])])
     which = "their own and those of another trace" if twice else "their own"
-    detail = (
-        f"{len(rows)} traces were given values of {names}, {which}: the likelihood is that of these values"
-    )
-    yield Finding("observed values", Level.PASS, detail, facts={"traces": len(rows)})
+    detail = f"{done} traces were given values of {names}, {which}: the likelihood is that of these values"
+    yield Finding("observed values", Level.PASS, detail, facts={"traces": done})
+
+
+def _alike(traces: TraceBatch) -> list[int]:
+    """Traces that drew values for the same observations, in the same shapes."""
+    groups: dict[tuple[tuple[ObservationKey, tuple[int, ...]], ...], list[int]] = defaultdict(list)
+    for row in range(min(len(traces), 8 * _CONDITIONED)):
+        values = drawn_values(traces, row)
+        if values:
+            groups[tuple((key, value.shape) for key, value in values.items())].append(row)
+    return max(groups.values(), key=len, default=[])[:_CONDITIONED]
 
 
 def _own_values(traces: TraceBatch, row: int, given: TraceBatch | None) -> tuple[str, str] | None:
@@ -82,7 +94,7 @@ def _own_values(traces: TraceBatch, row: int, given: TraceBatch | None) -> tuple
         return None
     index = int(traces.index[row])
     if given.status[0] != Status.OK:
-        reason = given.failures.get(index, "").strip().partition("\n")[0]
+        reason = briefly(given.failures.get(index, ""))
         remedy = "the model must go on as before when an observed value is given instead of drawn"
         return f"trace {index} fails when its own draws and observed values are given: {reason}", remedy
     was, became = float(traces.log_likelihood[row]), float(given.log_likelihood[0])
@@ -144,7 +156,7 @@ def _shapes(traces: TraceBatch) -> list[Finding]:
         of_visit[entry.name, visit].add(entry.shape)
     for (name, visit), shapes in of_visit.items():
         if len(shapes) > 1:
-            told = " and ".join(_shape(s) for s in sorted(shapes))
+            told = _some([_shape(s) for s in sorted(shapes)])
             detail = f"{name!r}{f', visit {visit + 1},' if visit else ''} is observed in the shapes {told}"
             remedy = "what was measured has one shape: observe it in that shape in every trace, or under several names"
             return [Finding("observations", Level.FAIL, detail, remedy)]
@@ -153,7 +165,7 @@ def _shapes(traces: TraceBatch) -> list[Finding]:
         of_name[name] |= shapes
     for name, shapes in of_name.items():
         if len(shapes) > 1:
-            told = " and ".join(_shape(s) for s in sorted(shapes))
+            told = _some([_shape(s) for s in sorted(shapes)])
             detail = f"{name!r} is observed several times in a trace, in the shapes {told}"
             remedy = "use a name for each thing that is measured; its visits then have one shape"
             return [Finding("observations", Level.WARN, detail, remedy)]
@@ -175,7 +187,7 @@ def _visits(traces: TraceBatch) -> list[Finding]:
         told.append(name if most == 1 else f"{name} ({most} visits)")
     facts = {"names": told}
     if varying:
-        detail = f"traces do not observe alike: {', '.join(varying)}"
+        detail = f"traces do not observe alike: {_some(varying)}"
         remedy = (
             "traces that observe something else than what is given fail, or leave measurements out: observe everything "
             "that was measured, once in every trace"

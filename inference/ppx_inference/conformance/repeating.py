@@ -14,6 +14,7 @@ from ppx_inference.conformance.addresses import varying_part
 from ppx_inference.conformance.differences import (
     OTHER_QUANTILES,
     Difference,
+    briefly,
     first_difference,
 )
 from ppx_inference.conformance.evidence import Evidence
@@ -34,8 +35,7 @@ _BYPASS = (
 
 def same_seed(evidence: Evidence) -> Iterator[Finding]:
     """The first traces again, in the same process."""
-    traces = evidence.some
-    found = first_difference(traces, evidence.run_again(traces))
+    traces, found = evidence.some, evidence.hidden
     if found is None:
         detail = (
             f"{_count(traces)} run again with the same seed: the same draws, observations, tags and results"
@@ -86,10 +86,7 @@ def both_ways(evidence: Evidence) -> Iterator[Finding]:
 
 def restart(evidence: Evidence) -> Iterator[Finding]:
     """A second process."""
-    traces = evidence.some
-    with evidence.subject.open(batches=not evidence.defect) as simulator:
-        again = simulator.execute(ScriptBatch.empty(evidence.subject.seed, traces.index), None)
-    found = first_difference(traces, again)
+    traces, found = evidence.some, evidence.unsteady
     if found is None:
         detail = f"a second process has the same addresses, and the same {_count(traces)}"
         yield Finding("restart", Level.PASS, detail, facts={"traces": len(traces)})
@@ -109,8 +106,9 @@ def other_folder(evidence: Evidence) -> Iterator[Finding]:
                 batches=not evidence.defect, command=started_in(folder, evidence.subject.command)
             )
         except SimulatorStartError as error:
-            line = str(error).splitlines()[0]
-            yield Finding("other folder", Level.SKIP, f"it does not start in another folder: {line}")
+            yield Finding(
+                "other folder", Level.SKIP, f"it does not start in another folder: {briefly(str(error))}"
+            )
             return
         with simulator:
             again = simulator.execute(ScriptBatch.empty(evidence.subject.seed, traces.index), None)

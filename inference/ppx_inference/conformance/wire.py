@@ -8,7 +8,7 @@ and as a warning for others, because PPX 1.0 asked for nothing better.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ppx_inference.conformance import wire_batches, wire_hostile, wire_refusing, wire_talk
@@ -28,6 +28,7 @@ class Part(NamedTuple):
         remedy: What to do if it fails, where the defect itself does not say.
         needs: Capability without which it is left out.
         extra: Whether PPX 1.0 did not ask for it.
+        after: Parts that must not have failed, or this one says nothing new.
     """
 
     name: str
@@ -35,8 +36,10 @@ class Part(NamedTuple):
     remedy: str
     needs: str = ""
     extra: bool = False
+    after: tuple[str, ...] = ("run",)
 
 
+_TRACES_REPEAT = ("columns", "independence")
 HANDSHAKE = Part(
     "handshake",
     wire_talk.handshake,
@@ -47,12 +50,13 @@ PARTS = (
         "run",
         wire_talk.run,
         "answer Run with Sample, Observe or Tag, each of their answers with the next one, and end with RunResult",
+        after=(),
     ),
     Part("sockets", wire_talk.sockets, "bind a REP socket, or a ROUTER that keeps the empty frame"),
     Part(
         "float64",
         wire_talk.float64,
-        "send and read tensors as doubles; compute with them in double precision",
+        "send and read tensors as doubles; nothing is wrong if the model itself computes in single precision",
     ),
     Part(
         "marks",
@@ -112,70 +116,88 @@ PARTS = (
         wire_batches.columns,
         "fill the columns of BatchResult as section 6 of the protocol says",
         "batch",
+        after=(),
     ),
     Part(
         "numbers",
         wire_batches.numbers,
         "take number n of trace i from Philox4x32-10, key seed, counter (i, n div 2, stream 0); all scalar draws count",
         "batch",
-    ),
-    Part(
-        "order", wire_batches.order, "answer RunBatches one after the other, in the order they came", "batch"
+        after=("columns",),
     ),
     Part(
         "independence",
         wire_batches.independence,
         "let a trace depend on its seed, index and script alone: keep nothing from one trace to the next",
         "batch",
+        after=("columns",),
+    ),
+    Part(
+        "order",
+        wire_batches.order,
+        "answer RunBatches one after the other, in the order they came",
+        "batch",
+        after=_TRACES_REPEAT,
     ),
     Part(
         "scripts",
         wire_batches.scripts,
         "look for choices by (address, name, family, shape) and visit; force value, or that of z where it is NaN",
         "batch",
+        after=_TRACES_REPEAT,
     ),
     Part(
         "asking",
         wire_batches.asking,
         "end a trace whose script asks at the first controlled draw that is not its next choice: status 2, flag 8",
         "batch",
+        after=_TRACES_REPEAT,
     ),
     Part(
         "malformed",
         wire_refusing.malformed,
         "check a RunBatch as a whole before executing it, and answer with Error if it makes no sense",
         "batch",
+        after=_TRACES_REPEAT,
     ),
     Part(
         "impossible_choices",
         wire_refusing.impossible_choices,
         "fail the trace (kind Choice) where a forced value is not finite, not whole or no index",
         "batch",
+        after=_TRACES_REPEAT,
     ),
     Part(
         "observations",
         wire_refusing.observations,
         "take observations by name (or address) and visit, keep the set last sent, send none back that were given",
         "batch",
+        after=_TRACES_REPEAT,
     ),
     Part(
         "sessions",
         wire_refusing.sessions,
         "keep capabilities, address numbers and observations for each sender; answer others with Reset",
         "batch",
+        after=_TRACES_REPEAT,
     ),
     Part(
         "shutdown",
         wire_refusing.shutdown,
         "answer Shutdown with ShutdownResult, then end with exit code 0",
         "shutdown",
+        after=(),
     ),
 )
 """In this order; the last one ends the process."""
 
 
-def judge_wire(subject: Subject) -> Iterator[Finding]:
-    """Tries all parts, on a fresh process or on the simulator that is running.
+def checks(subject: Subject, parts: Sequence[Part] = PARTS) -> Iterator[Finding]:
+    """Judges a fresh process, or the simulator that is running.
+
+    Args:
+        subject: The simulator.
+        parts: What to try, behind the handshake.
 
     Raises:
         SimulatorStartError: The program does not exist or cannot be executed.
@@ -185,21 +207,27 @@ def judge_wire(subject: Subject) -> Iterator[Finding]:
         yield _judge(HANDSHAKE, stage)
         if stage.greeting is None:
             return
-        for capability in sorted({part.needs for part in PARTS} - stage.capabilities - {""}):
+        for capability in sorted({part.needs for part in parts} - stage.capabilities - {""}):
             yield Finding(f"wire/{capability}", Level.SKIP, f"the simulator does not announce `{capability}`")
-        for part in PARTS:
+        failed: set[str] = set()
+        for part in parts:
             if part.needs and part.needs not in stage.capabilities:
                 continue
-            if time.monotonic() - began > _SHARE * subject.seconds:
-                yield Finding(
-                    _name(part), Level.SKIP, "no time was left for it; allow the check more seconds"
-                )
-            elif not stage.revive():
-                yield Finding(
-                    _name(part), Level.SKIP, "the simulator no longer answers, after what came before"
-                )
-            else:
-                yield _judge(part, stage)
+            if reason := _pointless(part, stage, failed, began):
+                yield Finding(_name(part), Level.SKIP, reason)
+                continue
+            yield (finding := _judge(part, stage))
+            if finding.level is Level.FAIL:
+                failed.add(part.name)
+
+
+def _pointless(part: Part, stage: Stage, failed: set[str], began: float) -> str:
+    """Why a part is left out; empty if it is not."""
+    if before := failed.intersection(part.after):
+        return f"says nothing new where wire/{min(before)} fails"
+    if time.monotonic() - began > _SHARE * stage.subject.seconds:
+        return "no time was left for it; allow the check more seconds"
+    return "" if stage.revive() else "the simulator no longer answers, after what came before"
 
 
 def _name(part: Part) -> str:

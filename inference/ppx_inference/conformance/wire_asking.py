@@ -20,6 +20,7 @@ from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 
 Ids = NDArray[np.int32]
+_DENSITIES = "compute log densities as the table of families in docs/protocol.md says"
 
 
 class Answer(NamedTuple):
@@ -82,7 +83,9 @@ class Asker:
         check_columns(result, self.known)
         try:
             return Answer(result, self.numbering.traces(result, scripts))
-        except (DefectiveClientError, DistributionError, RemoteProtocolError) as error:
+        except DefectiveClientError as error:
+            raise DefectError(str(error), remedy=_DENSITIES) from error
+        except (DistributionError, RemoteProtocolError) as error:
             raise DefectError(str(error)) from error
 
     def _learn(self, result: BatchResult) -> None:

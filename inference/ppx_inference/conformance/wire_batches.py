@@ -115,7 +115,8 @@ def independence(stage: Stage) -> str:
     """Trace i is the same whatever batch it comes in, however often, and for whomever."""
     with askers(stage, 2) as (asker, other):
         whole = asker.execute(asker.empty(stage.indices)).traces
-        expect_same(whole, asker.execute(asker.empty(stage.indices)).traces, "the same batch again")
+        again = asker.execute(asker.empty(stage.indices)).traces
+        expect_same(whole, again, "the same batch again")
         alone = [asker.execute(asker.empty((i,))).traces for i in stage.indices]
         expect_same(whole, TraceBatch.concatenate(alone), "in one batch, then alone")
         backwards = asker.execute(asker.empty(stage.indices[::-1])).traces

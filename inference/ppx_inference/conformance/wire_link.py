@@ -14,7 +14,7 @@ from typing import Self
 import zmq
 
 from ppx_inference.conformance.findings import Level, Running, Subject
-from ppx_server.errors import PPXError, RemoteProtocolError
+from ppx_server.errors import LocalProtocolError, PPXError, RemoteProtocolError
 from ppx_server.protocol import (
     BatchResult,
     Connection,
@@ -100,10 +100,11 @@ class Stage:
 
     def revive(self) -> bool:
         """Makes sure that the simulator answers: with a fresh process, where it does not and is ours to start."""
-        if self._answers():
-            return True
-        if self._running.process is None:
-            return False
+        self.patience, patience = min(self.patience, _PATIENCE), self.patience
+        answers = self._answers()
+        self.patience = patience
+        if answers or self._running.process is None:
+            return answers
         self._stack.close()
         self.patience = min(self.subject.timeout, _START_SECONDS)
         self._running = self._stack.enter_context(self.subject.running())
@@ -176,18 +177,24 @@ class Link:
     Args:
         stage: Whom it talks to.
         socket: REQ or DEALER; owned from now on.
+
+    Attributes:
+        connection: The state of what is said in turn.
+        announced: Capabilities of the last greeting.
     """
 
     def __init__(self, stage: Stage, socket: zmq.Socket[bytes]) -> None:
         self.stage = stage
         self.connection = Connection(Role.CONTROLLER)
+        self.announced: frozenset[str] = frozenset()
         self._socket = socket
-        self._envelope = socket.socket_type == zmq.DEALER
+        self._envelope = socket.type == zmq.DEALER
         self._last = "the connection"
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+        self._disconnections = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         socket.connect(stage.running.address)
 
     # Legal conversation
@@ -200,6 +207,7 @@ class Link:
             DefectError: It is no HandshakeResult.
         """
         self.connection.reset()
+        self.announced = frozenset(capabilities)
         self.send(Handshake(SYSTEM_NAME, tuple(capabilities)))
         for _ in range(_MOST_LATE):
             message = self.receive_bytes()
@@ -216,9 +224,15 @@ class Link:
         """Sends what is due.
 
         Raises:
-            LocalProtocolError: It is not.
+            DefectError: It is not, for what the simulator has announced.
         """
-        self.send_bytes(self.connection.send(event), type(event).__name__)
+        try:
+            message = self.connection.send(event)
+        except LocalProtocolError as error:
+            raise DefectError(
+                str(error), remedy="announce what the simulator uses of the extension"
+            ) from error
+        self.send_bytes(message, type(event).__name__)
 
     def receive(self) -> Event:
         """The next message.
@@ -265,8 +279,9 @@ class Link:
         began = time.monotonic()
         limit = self.stage.patience if patience is None else patience
         while not self._socket.poll(_SLICE_MS):
-            if (ended := self.stage.ended()) and not self._socket.poll(_LAST_WORDS_MS):
-                raise NoAnswerError(f"after {self._last}: {ended}")
+            ended = self.stage.ended() or ("it closed the connection" if self._disconnections.poll(0) else "")
+            if ended and not self._socket.poll(_LAST_WORDS_MS):
+                raise NoAnswerError(f"after {self._last}: {self.stage.ended() or ended}")
             if time.monotonic() - began > limit:
                 raise NoAnswerError(f"no answer to {self._last} within {limit:.3g} s")
         frames = self._socket.recv_multipart()
@@ -283,6 +298,8 @@ class Link:
 
     def close(self) -> None:
         """Closes the socket, as when the controller ends."""
+        self._socket.disable_monitor()
+        self._disconnections.close(0)
         self._socket.close(0)
 
 

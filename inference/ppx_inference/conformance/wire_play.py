@@ -126,7 +126,14 @@ class Player:
             return SampleResult(value)
         if isinstance(event, Observe):
             return self._observe(event)
-        return TagResult() if isinstance(event, Tag) else RejectionResult()
+        if isinstance(event, Tag):
+            return TagResult()
+        if "rejection" not in self._link.announced:
+            raise DefectError(
+                f"it sends Rejection ({event.address!r}) to a controller that has not announced `rejection`",
+                remedy="send Rejection only to controllers that announce it",
+            )
+        return RejectionResult()
 
     def _observe(self, event: Observe) -> ObserveResult:
         drawn = self._observed.next(event.distribution, f"the observation at {event.address!r}")

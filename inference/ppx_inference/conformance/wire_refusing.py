@@ -180,5 +180,5 @@ def shutdown(stage: Stage) -> str:
         code = process.wait(_END_SECONDS)
     if code != 0:
         end = "goes on" if code is None else f"ends with exit code {code}"
-        raise DefectError(f"after Shutdown the process {end}{process.quote_output()}")
+        raise DefectError(f"after Shutdown the process {end}")
     return "Shutdown ends the process with exit code 0"

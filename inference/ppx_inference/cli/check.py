@@ -49,7 +49,12 @@ def check(
     seed: Seed = 0,
     timeout: Timeout = 60.0,
     seconds: Annotated[
-        float, typer.Option(min=1.0, help="How long it should take, about: slow simulators run less often.")
+        float,
+        typer.Option(
+            min=1.0,
+            envvar="PPX_CHECK_SECONDS",
+            help="How long it should take, about: slow simulators run less often.",
+        ),
     ] = 15.0,
     runs: Annotated[int, typer.Option(min=1, help="Runs to look for leaks in, if time allows.")] = 10_000,
     only: Annotated[

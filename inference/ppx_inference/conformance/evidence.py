@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from ppx_inference.conformance.differences import Difference, first_difference
-from ppx_inference.conformance.findings import Subject
+from ppx_inference.conformance.findings import Running, Subject
 from ppx_inference.conformance.wire_link import Stage
 from ppx_inference.conformance.wire_play import Played, play
 from ppx_inference.simulator import Simulator
@@ -54,6 +55,7 @@ class Evidence:
         self.defect = ""
         self.prior_seconds = 0.0
         self._stack = ExitStack()
+        self._second: Running | None = None
         started = time.perf_counter()
         self.simulator = subject.open()
         self.start_seconds = time.perf_counter() - started
@@ -92,7 +94,8 @@ class Evidence:
             return error
 
     def _first_traces(self) -> TraceBatch:
-        traces, self.prior_seconds = self._prior(self.simulator, self.subject.num_traces, _PRIOR_SHARE)
+        wanted = self.subject.num_traces
+        traces, self.prior_seconds = self._prior(self.simulator, wanted, _PRIOR_SHARE, first=_FIRST_TRACES)
         return traces
 
     @property
@@ -112,19 +115,27 @@ class Evidence:
         most = int(_AGAIN_SHARE * self.subject.seconds / max(self.seconds_per_trace, 1e-9))
         return traces.select(np.arange(min(max(most, 2), _MOST_AGAIN, len(traces))))
 
+    @property
+    def second(self) -> Running:
+        """A second process, started when it is first needed, and again where it has ended; or the only one there is."""
+        process = None if self._second is None else self._second.process
+        if self._second is None or (process is not None and process.exit_code() is not None):
+            self._second = self._stack.enter_context(self.subject.running())
+        return self._second
+
     @cached_property
     def stepwise_simulator(self) -> Simulator:
-        """Another process, which is steered draw by draw; the same one if that always is."""
+        """The second process, steered draw by draw; `simulator` if that always is."""
         if self.defect or not self.takes_batches:
             return self.simulator
-        return self._stack.enter_context(self.subject.open(batches=False))
+        return self._stack.enter_context(self.subject.connect(self.second.address, batches=False))
 
     @cached_property
     def stepwise(self) -> TraceBatch:
         """The first of `traces` once more, draw by draw: densities and values are the controller's own."""
         if self.stepwise_simulator is self.simulator:
             return self.some
-        traces, _ = self._prior(self.stepwise_simulator, len(self.some), _AGAIN_SHARE)
+        traces, _ = self._prior(self.stepwise_simulator, len(self.some), _AGAIN_SHARE, first=1)
         return traces
 
     @cached_property
@@ -135,10 +146,10 @@ class Evidence:
 
     @cached_property
     def unsteady(self) -> Difference | None:
-        """Where the same traces part in another process, if they do; None where there is only one."""
+        """Where the same traces part in the second process, if they do; None where there is only one."""
         if not self.subject.command:
             return None
-        with self.subject.open(batches=not self.defect) as simulator:
+        with self.subject.connect(self.second.address, batches=not self.defect) as simulator:
             again = simulator.execute(ScriptBatch.empty(self.subject.seed, self.some.index), None)
         return first_difference(self.some, again)
 
@@ -146,17 +157,20 @@ class Evidence:
     def heard(self) -> list[Played]:
         """The first traces as told draw by draw, message by message."""
         wanted = 1 + int(_LISTEN_SHARE * self.subject.seconds / max(self.seconds_per_trace, 1e-9))
-        with Stage(self.subject) as stage, stage.link() as link:
+        second = replace(self.subject, command=(), address=self.second.address)
+        with Stage(second) as stage, stage.link() as link:
             link.greet(_SPOKEN)
             stage.be_patient()
             return [play(link, self.subject.seed, i) for i in range(min(wanted, _MOST_HEARD))]
 
-    def _prior(self, simulator: Simulator, wanted: int, share: float) -> tuple[TraceBatch, float]:
-        """Prior traces, ever more at once while there is time; and the seconds they took."""
+    def _prior(
+        self, simulator: Simulator, wanted: int, share: float, *, first: int
+    ) -> tuple[TraceBatch, float]:
+        """Prior traces: some first ones, then ever more at once while there is time; and the seconds they took."""
         limit = share * self.subject.seconds
         started = time.perf_counter()
         parts: list[TraceBatch] = []
-        done, size, seconds = 0, _FIRST_TRACES, 0.0
+        done, size, seconds = 0, first, 0.0
         while done < wanted and size:
             last = min(done + size, wanted)
             parts.append(simulator.execute(ScriptBatch.empty(self.subject.seed, np.arange(done, last)), None))

@@ -51,14 +51,12 @@ _REMEDY = (
 
 
 def support(evidence: Evidence) -> Iterator[Finding]:
-    """Forces values in a process of their own, with a sound trace before and after."""
+    """Forces values in the second process, with a sound trace before and after."""
     first = evidence.some.select([0])
     attempts = list(_attempts(evidence.sound))
     taken: list[str] = []
-    with (
-        evidence.subject.running() as running,
-        evidence.subject.connect(running.address, batches=not evidence.defect) as simulator,
-    ):
+    running = evidence.second
+    with evidence.subject.connect(running.address, batches=not evidence.defect) as simulator:
         before = simulator.execute(ScriptBatch.replay(first), None)
         for attempt in attempts:
             try:

@@ -47,18 +47,17 @@ def leaks(evidence: Evidence) -> Iterator[Finding]:
     if not sys.platform.startswith("linux"):
         yield Finding("leaks", Level.SKIP, "processes are looked at through /proc, which Linux has")
         return
-    with evidence.subject.running() as running:
-        assert running.process is not None
-        pid = running.process.pid
-        with evidence.subject.connect(running.address, batches=not evidence.defect) as simulator:
-            try:
-                runs, usage = _watched(evidence, simulator, pid)
-            except SimulatorError as error:
-                ended = running.process.wait(_END_SECONDS) is not None
-                detail = briefly(running.process.describe_end() if ended else str(error))
-                remedy = "a process must last: no run may end it, or make it fail ever after"
-                yield Finding("leaks", Level.FAIL, f"it does not survive many runs: {detail}", remedy)
-                return
+    running = evidence.second
+    assert running.process is not None
+    with evidence.subject.connect(running.address, batches=not evidence.defect) as simulator:
+        try:
+            runs, usage = _watched(evidence, simulator, running.process.pid)
+        except SimulatorError as error:
+            ended = running.process.wait(_END_SECONDS) is not None
+            detail = briefly(running.process.describe_end() if ended else str(error))
+            remedy = "a process must last: no run may end it, or make it fail ever after"
+            yield Finding("leaks", Level.FAIL, f"it does not survive many runs: {detail}", remedy)
+            return
     facts = {
         "runs": int(runs[-1]),
         "memory": int(usage[-1, 0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections import defaultdict
@@ -25,6 +26,9 @@ _SHARE = 0.05
 """Of the time for all."""
 _TOLERANCE = 1e-6
 _SHOWN_NAMES = 6
+_LONG = 2000
+"""Draws of a trace from which on it takes too long to hear one message by message without need."""
+_CALL_SITE = re.compile(r":\d|0x|[+\[(]")
 
 Given = dict[ObservationKey, NDArray[np.float64]]
 
@@ -37,10 +41,7 @@ def observations(evidence: Evidence) -> Iterator[Finding]:
         remedy = "state what was measured by observe, with a name: there is nothing to condition on"
         yield Finding("observations", Level.FAIL, "the simulator observes nothing", remedy)
         return
-    unnamed = [
-        s.address for t in evidence.heard for s in t.statements if isinstance(s, Observe) and not s.name
-    ]
-    if unnamed:
+    if unnamed := _unnamed(evidence, traces):
         remedy = 'call observe with a name, as in observe(Normal(mu, 1), name="y")'
         yield Finding("observations", Level.FAIL, f"observe without a name at {unnamed[0]!r}", remedy)
         return
@@ -76,6 +77,17 @@ def observed_values(evidence: Evidence) -> Iterator[Finding]:
     which = "their own and those of another trace" if twice else "their own"
     detail = f"{done} traces were given values of {names}, {which}: the likelihood is that of these values"
     yield Finding("observed values", Level.PASS, detail, facts={"traces": done})
+
+
+def _unnamed(evidence: Evidence, traces: TraceBatch) -> list[str]:
+    """Addresses of observations without a name. Traces give them that of the address, so only the messages tell."""
+    ids = np.unique(traces.observations.address_id).tolist()
+    suspects = [
+        traces.addresses[i].address for i in ids if traces.addresses[i].name == traces.addresses[i].address
+    ]
+    if not suspects or (traces.length.min() > _LONG and not any(_CALL_SITE.search(s) for s in suspects)):
+        return []
+    return [s.address for t in evidence.heard for s in t.statements if isinstance(s, Observe) and not s.name]
 
 
 def _alike(traces: TraceBatch) -> list[int]:

@@ -354,7 +354,7 @@ contains
 
     ! An index into probs, from 1.
     function ppx_categorical(probs, name) result(k)
-        real(dp), intent(in) :: probs(:)
+        real(dp), intent(in), contiguous :: probs(:)
         character(*), intent(in) :: name
         integer :: k
         k = 1 + count_of(draw(PPX_FAMILY_CATEGORICAL, probs, name), name)
@@ -441,7 +441,7 @@ contains
         x = min(real(wide, real32), nearest(1.0_real32, -1.0_real32))
     end function
 
-    ! ---- Observations: `value` is what was measured, where the simulator knows it; `observed` what the controller says ----
+    ! ---- Observations. `value`: what was measured, where the simulator knows it; `observed`: what the controller says ----
 
     subroutine ppx_observe_normal(mean, stddev, name, value, observed)
         real(dp), intent(in) :: mean, stddev
@@ -534,7 +534,7 @@ contains
 
     ! Indices into probs count from 1.
     subroutine ppx_observe_categorical(probs, name, value, observed)
-        real(dp), intent(in) :: probs(:)
+        real(dp), intent(in), contiguous :: probs(:)
         character(*), intent(in) :: name
         integer, intent(in), optional :: value
         integer, intent(out), optional :: observed
@@ -576,15 +576,18 @@ contains
 
     function draw(family, params, name) result(x)
         integer(c_int), intent(in) :: family
-        real(dp), intent(in) :: params(:)
+        real(dp), intent(in), contiguous :: params(:)
         character(*), intent(in) :: name
         real(dp) :: x
-        x = c_draw(family, size(params, kind=c_int), params, c_name(name), c_null_ptr)
+        character(kind=c_char, len=len(name) + 1) :: text  ! on the stack, unlike what c_name returns
+        text = name
+        text(len_trim(text) + 1:) = c_null_char
+        x = c_draw(family, size(params, kind=c_int), params, text, c_null_ptr)
     end function
 
     subroutine compare(family, params, name, value, observed)
         integer(c_int), intent(in) :: family
-        real(dp), intent(in) :: params(:)
+        real(dp), intent(in), contiguous :: params(:)
         character(*), intent(in) :: name
         real(dp), intent(in), optional :: value
         real(dp), intent(out), optional :: observed

@@ -195,8 +195,14 @@ ppx_observe_categorical <- function(probs, name, value = NULL) {
 #' `forward <- with_ppx({ source("model.R", local = TRUE); model })`. The name of such a draw is its call as text.
 with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, parent = parent.frame()))
 
+# Much faster than deparse. PPX 1.0 controllers do not like dots.
+.ppx_text <- function(call) {
+  words <- as.character(call)
+  gsub(".", "_", paste0(words[1L], "(", paste(words[-1L], collapse = ", "), ")"), fixed = TRUE)
+}
+
 .ppx_stand_in <- function(family, n, params) {
-  name <- gsub(".", "_", paste(deparse(sys.call(-1L)), collapse = ""), fixed = TRUE)
+  name <- .ppx_text(sys.call(-1L))
   count <- if (length(n) > 1L) length(n) else n
   if (count == 0) return(numeric())
   if (count > 1) params <- lapply(params, rep_len, count)
@@ -222,7 +228,7 @@ with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, paren
 
 #' Without replacement, what was drawn has probability 0 from then on.
 .ppx_sample <- function(n, size, replace, prob) {
-  name <- gsub(".", "_", paste(deparse(sys.call(-1L)), collapse = ""), fixed = TRUE)
+  name <- .ppx_text(sys.call(-1L))
   if (!replace && size > n) stop("cannot take a larger sample than the population when 'replace = FALSE'")
   probs <- if (is.null(prob)) rep(1, n) else prob
   chosen <- integer(size)

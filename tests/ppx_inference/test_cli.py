@@ -116,62 +116,6 @@ class TestHelp:
         assert all(command in ppx().output for command in COMMANDS)
 
 
-class TestCheck:
-    def test_a_sound_simulator_passes(self) -> None:
-        found = document(ppx("check", "--json", "--", *GAUSSIAN))
-        assert found["passed"]
-        assert found["model_name"] == "gaussian"
-        assert [c["check"] for c in found["checks"]] == [
-            "handshake",
-            "prior traces",
-            "replay",
-            "observations",
-            "restart",
-            "names",
-        ]
-        mu = next(row for row in found["addresses"] if row["name"] == "mu")
-        assert (mu["kind"], mu["family"], mu["visits"], mu["shape"]) == ("draw", "Normal", 2, [])
-
-    def test_options_after_the_command_belong_to_the_simulator(self) -> None:
-        result = ppx("check", *GAUSSIAN, "--marsaglia")
-        assert result.exit_code == 0, result.output
-        assert "gaussian_marsaglia" in result.stdout
-        assert "FAIL" not in result.stdout
-
-    @pytest.mark.parametrize(
-        ("body", "check", "remedy"),
-        [
-            (
-                "ppx.observe(ppx.Normal(ppx.sample(ppx.Normal(0, 1), name='x'), 1), name='y'); return random.random()",
-                "replay",
-                "PPX",
-            ),
-            (
-                "ppx.observe(ppx.Normal(ppx.sample(ppx.Normal(0, 1), name=f'x{runs}'), 1), name='y')",
-                "replay",
-                "global",
-            ),
-            ("ppx.sample(ppx.Normal(0, 1), name='x')", "observations", "observe"),
-            ("ppx.observe(ppx.Normal(0, 1), name='y')", "prior traces", "sample"),
-        ],
-        ids=["hidden randomness", "state between runs", "nothing observed", "nothing drawn"],
-    )
-    def test_a_defect_fails_its_check_with_a_remedy(
-        self, model: Callable[[str], list[str]], body: str, check: str, remedy: str
-    ) -> None:
-        found = document(ppx("check", "--json", "--", *model(body)), exit_code=1)
-        failed = {c["check"]: c for c in found["checks"] if not c["passed"]}
-        assert check in failed
-        assert remedy in failed[check]["remedy"]
-
-    def test_a_command_that_fails_is_quoted(self) -> None:
-        result = ppx("check", "--", "bash", "-c", "echo no data card found; exit 3")
-        assert result.exit_code == 1
-        assert "FAIL" in result.stdout
-        assert "exit code 3" in result.stdout
-        assert "no data card found" in result.stdout
-
-
 class TestMistakes:
     def test_no_simulator_at_the_address(self) -> None:
         with socket.socket() as free:

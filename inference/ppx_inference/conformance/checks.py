@@ -105,7 +105,11 @@ def judge(
 
 def unstarted(error: PPXError) -> Finding:
     """The finding on a simulator that cannot be reached at all."""
-    return Finding("handshake", Level.FAIL, str(error))
+    remedy = (
+        "serve PPX at the endpoint in the environment variable PPX_BIND (or {address} in the command), and answer the "
+        "Handshake; --timeout gives it more time"
+    )
+    return Finding("handshake", Level.FAIL, str(error), remedy)
 
 
 def _missing(evidence: Evidence, need: str) -> str:

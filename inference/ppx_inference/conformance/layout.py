@@ -121,13 +121,13 @@ def _layers(nodes: Sequence[int], forward: Sequence[Edge]) -> dict[int, int]:
     incoming = defaultdict(list)
     for a, b in forward:
         incoming[b].append(a)
-    layer: dict[int, int] = {}
-    for node in nodes:  # sources come before targets in this order
-        layer[node] = 1 + max((layer[a] for a in incoming[node]), default=-1)
-    layer[nodes[-1]] = max(layer[nodes[-1]], 1 + max((layer[n] for n in nodes[:-1]), default=-1))
+    layer = {nodes[0]: 0}
+    for node in nodes[1:]:  # sources come before targets in this order
+        layer[node] = 1 + max((layer[a] for a in incoming[node]), default=0)
+    layer[nodes[-1]] = 1 + max((layer[n] for n in nodes[:-1]), default=-1)
     for node in reversed(nodes[1:]):
         if not incoming[node]:  # only reached from later ones
-            layer[node] = max(1, min((layer[b] for a, b in forward if a == node), default=2) - 1)
+            layer[node] = min((layer[b] for a, b in forward if a == node), default=2) - 1
     return layer
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from ppx_client.cpp_build import compile_simulator, toolchain_missing
+
 DEFECTS = Path(__file__).resolve().parent / "defects"
+BUILD = Path(__file__).resolve().parents[2] / "build" / "tests"
 
 Serve = Callable[[str, str], AbstractContextManager[str]]
 
@@ -22,7 +25,19 @@ Serve = Callable[[str, str], AbstractContextManager[str]]
 @pytest.fixture(scope="session")
 def defect_command() -> Callable[[str, str], tuple[str, ...]]:
     """The command that serves a simulator of the folder `defects`, by kind and name."""
-    return lambda kind, name: (sys.executable, str(DEFECTS), kind, name)
+
+    def command(kind: str, name: str) -> tuple[str, ...]:
+        if kind != "cpp":
+            return sys.executable, str(DEFECTS), kind, name
+        missing = toolchain_missing()
+        if missing:
+            pytest.skip(f"no C++ toolchain: {', '.join(missing)}")
+        # Compiled once: only if the source or a header has changed since.
+        return str(
+            compile_simulator(DEFECTS / "defects.cpp", BUILD / "defects", flags=["-O0", "-pthread"])
+        ), name
+
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ class Defect(NamedTuple):
     """A simulator and what the kit says of it.
 
     Attributes:
-        kind: `model`, `client` or `hand`; see `defects/__main__.py`.
+        kind: `model`, `client` or `hand` (see `defects/__main__.py`), or `cpp`.
         name: Which.
         check: The finding that names the defect.
         level: How it counts.
@@ -141,10 +141,26 @@ STARTED = (
     Defect("model", "very_long", "lengths", WARN, ""),
     Defect("client", "deaf_to_shutdown", "wire/shutdown", FAIL, "end with exit code 0"),
     Defect("client", "ends_badly", "wire/shutdown", FAIL, "end with exit code 0"),
-    Defect("hand", "mute", "handshake", FAIL, ""),
-    Defect("hand", "greets_with_reset", "handshake", FAIL, ""),
-    Defect("hand", "greets_with_garbage", "handshake", FAIL, ""),
-    Defect("client", "no_envelope", "handshake", FAIL, ""),
+    Defect("hand", "mute", "handshake", FAIL, "PPX_BIND", 2.0),
+    Defect("hand", "greets_with_reset", "handshake", FAIL, "answer the Handshake"),
+    Defect("hand", "greets_with_garbage", "handshake", FAIL, "answer the Handshake"),
+    Defect("client", "no_envelope", "handshake", FAIL, "answer the Handshake"),
+)
+
+IN_CPP = (
+    Defect("cpp", "hidden_randomness", "same seed", FAIL, "every random number"),
+    Defect("cpp", "seeded_once", "same seed", FAIL, "every random number"),
+    Defect("cpp", "counter", "same seed", FAIL, "left over"),
+    Defect("cpp", "uninitialised", "same seed", FAIL, "left over"),
+    Defect("cpp", "pointer", "restart", FAIL, "pointer"),
+    Defect("cpp", "loop_counter", "addresses", WARN, "counters"),
+    Defect("cpp", "unmarked_rejection", "rejection loops", WARN, "rejection_scope"),
+    Defect("cpp", "no_observations", "observations", FAIL, "observe, with a name"),
+    Defect("cpp", "unnamed_observation", "observations", FAIL, "with a name"),
+    Defect("cpp", "memory_leak", "leaks", FAIL, "release"),
+    Defect("cpp", "thread_leak", "leaks", FAIL, "release"),
+    Defect("cpp", "dies_of_values", "support", FAIL, "not end the process"),
+    Defect("cpp", "swallows_everything", "wire/vanishing", FAIL, "abandon the trace"),
 )
 
 
@@ -153,7 +169,7 @@ def name(defect: Defect) -> str:
 
 
 def subject(timeout: float = 20.0, **where: Any) -> Subject:
-    return Subject(timeout=timeout, num_traces=NUM_TRACES, seconds=200.0, runs=400, **where)
+    return Subject(timeout=timeout, num_traces=NUM_TRACES, seconds=30.0, runs=400, **where)
 
 
 def expect(found: Iterable[Finding], defect: Defect) -> None:
@@ -184,7 +200,7 @@ def test_a_defect_is_caught(defect: Defect, served_defect: Callable[..., Any]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defect", STARTED, ids=name)
+@pytest.mark.parametrize("defect", [*STARTED, *IN_CPP], ids=name)
 def test_a_defect_of_the_process_is_caught(defect: Defect, defect_command: Callable[..., Any]) -> None:
     command = defect_command(defect.kind, defect.name)
     expect(judged(subject(defect.timeout, command=command), defect.check), defect)
@@ -199,9 +215,9 @@ def test_sound_simulators_pass(kind: str, name: str, served_defect: Callable[...
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sound", "sound_marked"])
-def test_sound_processes_pass(name: str, defect_command: Callable[..., Any]) -> None:
-    with Evidence(subject(command=defect_command("model", name))) as evidence:
+@pytest.mark.parametrize(("kind", "name"), [("model", "sound"), ("model", "sound_marked"), ("cpp", "sound")])
+def test_sound_processes_pass(kind: str, name: str, defect_command: Callable[..., Any]) -> None:
+    with Evidence(subject(command=defect_command(kind, name))) as evidence:
         assert [f for f in judge(evidence) if f.level is not Level.PASS and f.check != "wire/marks"] == []
 
 

@@ -47,16 +47,19 @@ class Encoder {
     std::size_t size() const { return builder_.GetSize(); }
 
     void handshake_result(std::string_view system_name, std::string_view model_name, std::string_view fingerprint,
-                          bool with_capabilities) {
+                          bool with_extensions) {
         start();
+        // Controllers of PPX 1.0 know neither of these fields.
         flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>>> capabilities = 0;
-        if (with_capabilities) {
+        flatbuffers::Offset<flatbuffers::String> version = 0;
+        if (with_extensions) {
             std::array<flatbuffers::Offset<flatbuffers::String>, Capabilities::names.size()> names;
             std::transform(Capabilities::names.begin(), Capabilities::names.end(), names.begin(),
                            [this](const char* name) { return builder_.CreateString(name); });
             capabilities = builder_.CreateVector(names.data(), names.size());
+            version = string(fingerprint);
         }
-        const auto system = string(system_name), model = string(model_name), version = string(fingerprint);
+        const auto system = string(system_name), model = string(model_name);
         finish(ppx::MessageBody_HandshakeResult,
                ppx::CreateHandshakeResult(builder_, system, model, capabilities, version).Union());
     }

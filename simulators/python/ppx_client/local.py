@@ -16,6 +16,8 @@ from itertools import count
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ppx_client.distributions import Distribution
 from ppx_client.errors import PPXError
 from ppx_client.values import to_python
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 256
+_SMALL = 64
+"""Largest array that takes its numbers from the block of the scalars: to make others takes as long as the block."""
 _controlled_traces = 0
 _count_lock = threading.Lock()
 
@@ -78,6 +82,9 @@ class _Generator:
         """The next numbers, `(size,)`, and their standard normal quantiles."""
         from ppx_client.philox import Numbers, Stream
 
+        if size <= _SMALL:
+            uniforms, normals = np.array([self.scalar() for _ in range(size)]).reshape(size, 2).T
+            return uniforms, normals
         self._left = 0
         start, self._position = self._position, self._position + size
         return Numbers(self._seed, self._thread, Stream.DRAWS).array(start, size)

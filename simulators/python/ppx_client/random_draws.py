@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from math import prod
 from operator import index
 from types import FrameType
 from typing import Any, NamedTuple, SupportsIndex
@@ -43,6 +45,20 @@ BELOW_ONE = 1.0 - 2.0**-53
 UNIT = Uniform(0.0, 1.0)
 STANDARD_NORMAL = Normal(0.0, 1.0)
 STANDARD_EXPONENTIAL = Exponential(1.0)
+
+
+def repeated(distribution: Distribution, shape: Shape) -> Distribution:
+    """A scalar distribution for every element of an array."""
+    return _kept(distribution, shape) if prod(shape) <= _LARGEST_KEPT else _repeated(distribution, shape)
+
+
+def _repeated(distribution: Distribution, shape: Shape) -> Distribution:
+    return type(distribution)(*(np.full(shape, param) for param in distribution.params))
+
+
+_kept = lru_cache(256)(_repeated)
+_LARGEST_KEPT = 1024
+"""Elements of the arrays that are kept, at most."""
 
 
 class Rule(NamedTuple):
@@ -112,17 +128,17 @@ class Call:
         """Numbers strictly between 0 and 1, `shape`."""
         if shape == ():
             return min(max(self.part(UNIT, part), TINY), BELOW_ONE)
-        return np.clip(self.part(Uniform(np.zeros(shape), 1.0), part), TINY, BELOW_ONE)
+        return np.clip(self.part(repeated(UNIT, shape), part), TINY, BELOW_ONE)
 
     def exponential(self, shape: Shape) -> Any:
         """Standard exponential numbers, `shape`."""
         if shape == ():
             return max(self.part(STANDARD_EXPONENTIAL, "exponential"), TINY)
-        return np.maximum(self.part(Exponential(np.ones(shape)), "exponential"), TINY)
+        return np.maximum(self.part(repeated(STANDARD_EXPONENTIAL, shape), "exponential"), TINY)
 
     def normal(self, shape: Shape) -> Any:
         """Standard normal numbers, `shape`."""
-        return self.part(STANDARD_NORMAL if shape == () else Normal(np.zeros(shape), 1.0), "normal")
+        return self.part(repeated(STANDARD_NORMAL, shape), "normal")
 
     @contextmanager
     def rejection(self) -> Iterator[None]:
@@ -184,11 +200,10 @@ class Draws:
             ValueError: `size` does not fit the shapes of the parameters.
         """
         call = self.call(frame)
-        if size is None and all(isinstance(param, _SCALARS) for param in params):
+        numbers = _floats(params) if size is None else None
+        if numbers is not None:
             try:
-                numbers = tuple([float(param) for param in params])
-                converted = numbers if rule.convert is None else rule.convert(*numbers)
-                distribution = rule.family(*converted)
+                distribution = rule.family(*(numbers if rule.convert is None else rule.convert(*numbers)))
             except (DistributionError, ZeroDivisionError):
                 if rule.certain is None:
                     raise
@@ -213,7 +228,16 @@ class Draws:
         return scalar_or_array(call.deliver(np.asarray(value)), size)
 
 
-_SCALARS = (float, int, np.number)
+def _floats(params: tuple[Any, ...]) -> list[float] | None:
+    """Parameters that are all numbers, None if one is an array."""
+    numbers = []
+    for param in params:
+        if type(param) is not float:
+            if not isinstance(param, float | int | np.number):
+                return None
+            param = float(param)
+        numbers.append(param)
+    return numbers
 
 
 def _native_array(rule: Rule, params: tuple[Any, ...], size: Size, call: Call) -> Any:

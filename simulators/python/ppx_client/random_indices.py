@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ def index(call: Call, outcomes: int, shape: Shape, *, whole: bool) -> Any:
     """
     if outcomes == 1:
         return np.zeros(shape, np.int64)
-    if outcomes > FEW or np.prod(shape) * outcomes > _MANY:
+    if shape == () and FEW < outcomes <= _ONE_UNIFORM:
+        return min(int(call.uniform(()) * outcomes), outcomes - 1)
+    if outcomes > FEW or prod(shape) * outcomes > _MANY:
         return _scaled(call, np.asarray(outcomes), shape)
     even = _even(outcomes)
     distribution = even if shape == () else Categorical(np.broadcast_to(even.probs, (*shape, outcomes)))
@@ -65,7 +68,7 @@ def integers(call: Call, low: Any, high: Any, size: Size, dtype: Any, endpoint: 
         low, high = 0, low
     if size is None and dtype is np.int64 and type(low) is int and type(high) is int:
         count = high - low + endpoint
-        if 1 < count <= FEW and abs(low) < 1 << 62:
+        if 1 < count <= _ONE_UNIFORM and abs(low) < 1 << 62:
             return np.int64(low + index(call, count, (), whole=low == 0))
     first, outcomes = _ranges(low, high, endpoint)
     _check_dtype(first, outcomes, np.dtype(dtype))
@@ -113,7 +116,7 @@ def choice(call: Call, a: Any, size: Size, replace: bool, p: Any, axis: int) -> 
         a, items = operator.index(items.item()), None
     count = int(a) if items is None else items.shape[axis]
     shape = () if size is None else shape_of(size)
-    if count <= 0 and np.prod(shape):
+    if count <= 0 and prod(shape):
         raise DistributionError(f"choice: there is nothing to choose from in {a!r}")
     probs = None if p is None else _probabilities(p, count)
     if replace or shape == ():
@@ -150,7 +153,7 @@ def _probabilities(p: Any, count: int) -> Floats:
 def _weighted(call: Call, probs: Floats, shape: Shape, *, whole: bool) -> Any:
     """Indices with given probabilities, `shape`."""
     count = len(probs)
-    if count <= FEW and np.prod(shape) * count <= _MANY:
+    if count <= FEW and prod(shape) * count <= _MANY:
         distribution = Categorical(np.broadcast_to(probs, (*shape, count)))
         return call.value(distribution) if whole else call.part(distribution, "index")
     below = np.cumsum(probs)
@@ -160,7 +163,7 @@ def _weighted(call: Call, probs: Floats, shape: Shape, *, whole: bool) -> Any:
 
 def _without_replacement(call: Call, count: int, probs: Floats | None, shape: Shape) -> Any:
     """Different indices, `shape`, in the order in which they are drawn."""
-    wanted = int(np.prod(shape))
+    wanted = prod(shape)
     possible = count if probs is None else np.count_nonzero(probs)
     if wanted > possible:
         raise DistributionError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppx_client.distributions import Beta, Binomial, Normal
+from ppx_client.distributions import Beta, Binomial
 from ppx_client.errors import DistributionError
 from ppx_client.random_draws import Call, Size, require, result_shape, shape_of
 from ppx_client.random_transforms import hypergeometric
@@ -75,7 +75,7 @@ def multivariate_normal(
             "multivariate_normal: cov is not symmetric positive-semidefinite", RuntimeWarning, stacklevel=4
         )
     shape = () if size is None else shape_of(size)
-    z = call.part(Normal(np.zeros((*shape, len(center))), 1.0), "normal")
+    z = call.normal((*shape, len(center)))
     return center + z @ factor.T
 
 

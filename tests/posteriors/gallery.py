@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -170,7 +170,9 @@ def _mean_and_std(mean: float, square: float) -> tuple[float, float]:
     return float(mean), math.sqrt(square - mean**2)
 
 
-def _moments(name: str, values, points: Floats, chances: Floats) -> list[Check]:
+def _moments(
+    name: str, values: Callable[[Posterior], Floats], points: Floats, chances: Floats
+) -> list[Check]:
     """Checks of mean and variance, where the posterior is a sum over points."""
     mean, std = _mean_and_std(chances @ points, chances @ points**2)
     fourth = chances @ (points - mean) ** 4

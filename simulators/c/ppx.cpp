@@ -18,6 +18,17 @@ struct ppx_settings {
     std::int64_t patience = 100'000;
 };
 
+namespace {
+
+template <class F>
+int set(const ppx_settings* settings, const F& assign) noexcept {
+    if (settings == nullptr) return PPX_MISUSE;
+    assign();
+    return PPX_OK;
+}
+
+}  // namespace
+
 #pragma GCC visibility push(default)
 extern "C" {
 
@@ -27,13 +38,17 @@ ppx_settings* ppx_settings_new() { return new (std::nothrow) ppx_settings; }
 
 void ppx_settings_free(ppx_settings* settings) { delete settings; }
 
-void ppx_settings_address(ppx_settings* settings, const char* address) { settings->address = text(address); }
-
-void ppx_settings_fingerprint(ppx_settings* settings, const char* fingerprint) {
-    settings->fingerprint = text(fingerprint);
+int ppx_settings_address(ppx_settings* settings, const char* address) {
+    return set(settings, [&] { settings->address = text(address); });
 }
 
-void ppx_settings_patience(ppx_settings* settings, int64_t num_statements) { settings->patience = num_statements; }
+int ppx_settings_fingerprint(ppx_settings* settings, const char* fingerprint) {
+    return set(settings, [&] { settings->fingerprint = text(fingerprint); });
+}
+
+int ppx_settings_patience(ppx_settings* settings, int64_t num_statements) {
+    return set(settings, [&] { settings->patience = num_statements; });
+}
 
 int ppx_serve(ppx_model forward, void* user, const char* name, const ppx_settings* settings) {
     if (forward == nullptr || now.served != nullptr) {

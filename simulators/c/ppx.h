@@ -93,11 +93,11 @@ typedef struct ppx_settings ppx_settings;
 PPX_API ppx_settings *ppx_settings_new(void); /* NULL if there is no memory */
 PPX_API void ppx_settings_free(ppx_settings *settings);
 /* Where to listen, as ZeroMQ writes it; default: environment variable PPX_BIND, or tcp://127.0.0.1:5555. */
-PPX_API void ppx_settings_address(ppx_settings *settings, const char *address);
+PPX_API int ppx_settings_address(ppx_settings *settings, const char *address);
 /* Text that changes whenever the model does; default: a hash of the program's file. */
-PPX_API void ppx_settings_fingerprint(ppx_settings *settings, const char *fingerprint);
+PPX_API int ppx_settings_fingerprint(ppx_settings *settings, const char *fingerprint);
 /* How many statements a model may make after the end of its trace before longjmp leaves it; default 100,000. */
-PPX_API void ppx_settings_patience(ppx_settings *settings, int64_t num_statements);
+PPX_API int ppx_settings_patience(ppx_settings *settings, int64_t num_statements);
 
 /* Serves a model to PPX controllers until SIGTERM, SIGINT or a controller's Shutdown. The model runs on this thread,
  * many times. `user` is handed to it. `settings` may be NULL. Returns PPX_OK when told to stop. */

@@ -441,7 +441,7 @@ contains
         x = min(real(wide, real32), nearest(1.0_real32, -1.0_real32))
     end function
 
-    ! ---- Observations. `value`: what was measured, where the simulator knows it; `observed`: what the controller says ----
+    ! ---- Observations: `value` was measured, where the simulator knows it; `observed` is what the controller says ----
 
     subroutine ppx_observe_normal(mean, stddev, name, value, observed)
         real(dp), intent(in) :: mean, stddev

@@ -14,7 +14,7 @@
 # shape. An index of a Categorical counts from 1 here, and from 0 in the results.
 #
 # When a controller ends a trace early, the model is unwound by a condition of class "ppx_trace_over", which is no
-# "error": on.exit runs, tryCatch(error = ) and try() let it pass. An error of the model fails the trace, with its message.
+# "error": on.exit runs, tryCatch(error = ) and try() let it pass. An error of the model fails the trace.
 
 local({
   file <- Find(Negate(is.null), lapply(rev(sys.frames()), function(frame) frame$ofile))
@@ -41,6 +41,7 @@ ppx_serve <- function(forward, name, address = NULL, fingerprint = .ppx_fingerpr
         .Call(.ppx$r_result, .ppx_data(value), .ppx_shape(value))
       }
     }, ppx_trace_over = function(condition) NULL,
+    interrupt = function(condition) .Call(.ppx$r_interrupt),
     error = function(error) .Call(.ppx$r_fail, .ppx_message(error)))
   }
   if (.Call(.ppx$r_serve, run, name, address, fingerprint) != 0L) stop("cannot serve; stderr has the reason")
@@ -190,8 +191,8 @@ ppx_observe_categorical <- function(probs, name, value = NULL) {
 
 # ---- R's own generators, replaced ----
 
-#' Evaluates `expr`, as local() does, with rnorm, runif, rpois, rexp, rgamma, rbeta, rbinom, rlnorm, rweibull, sample and
-#' sample.int replaced by draws through PPX. Functions that are defined in it use them whenever they are called:
+#' Evaluates `expr`, as local() does, with rnorm, runif, rpois, rexp, rgamma, rbeta, rbinom, rlnorm, rweibull, sample
+#' and sample.int replaced by draws through PPX. Functions that are defined in it use them whenever they are called:
 #' `forward <- with_ppx({ source("model.R", local = TRUE); model })`. The name of such a draw is its call as text.
 with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, parent = parent.frame()))
 

@@ -3,7 +3,7 @@
 #include <R.h>
 #include <R_ext/Rdynload.h>
 #include <Rinternals.h>
-#include <string.h>
+#include <signal.h>
 
 #include "ppx.h"
 
@@ -14,9 +14,8 @@ static const char *name_of(SEXP name) { return isNull(name) ? "" : translateChar
 
 static int run_model(void *call) {
     int failed = 0;
-    SEXP value = R_tryEvalSilent((SEXP)call, R_GlobalEnv, &failed);
+    R_tryEvalSilent((SEXP)call, R_GlobalEnv, &failed);
     if (failed) ppx_fail(R_curErrorBuf());
-    (void)value;
     return 0;
 }
 
@@ -43,6 +42,13 @@ static SEXP r_take_error(void) {
 
 static SEXP r_fail(SEXP message) {
     ppx_fail(name_of(message));
+    return R_NilValue;
+}
+
+/* R waits for some things, Sys.sleep among them, with a handler of its own for Ctrl-C: then the library is told here. */
+static SEXP r_interrupt(void) {
+    raise(SIGINT);
+    ppx_fail("the model was interrupted");
     return R_NilValue;
 }
 
@@ -134,6 +140,7 @@ void R_init_ppx_r(DllInfo *library) {
         {"r_trace_over", (DL_FUNC)&r_trace_over, 0},
         {"r_take_error", (DL_FUNC)&r_take_error, 0},
         {"r_fail", (DL_FUNC)&r_fail, 1},
+        {"r_interrupt", (DL_FUNC)&r_interrupt, 0},
         {"r_seed", (DL_FUNC)&r_seed, 1},
         {"r_control", (DL_FUNC)&r_control, 1},
         {"r_draw", (DL_FUNC)&r_draw, 3},

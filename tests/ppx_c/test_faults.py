@@ -92,6 +92,13 @@ def traces_of(controller: Controller, number: int) -> list[Any]:
     return events
 
 
+def batch_of_one() -> protocol.RunBatch:
+    """One trace, all of it from the prior."""
+    none, ids = np.empty(0), np.empty(0, np.int32)
+    index, offsets = np.array([0], np.uint64), np.zeros(2, np.int32)
+    return protocol.RunBatch(1, 1, index, False, offsets, ids, ids, none, none, 0, (), 0, None)
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
@@ -182,13 +189,7 @@ def test_a_signal_ends_a_model_that_asks_whether_its_trace_is_over(
     with controlled([*in_c("faults"), "slow"]) as controller:
         if by_batch:
             controller.greet(*protocol.CAPABILITIES)
-            none, zero = np.empty(0), np.zeros(2, np.int32)
-            ids = np.empty(0, np.int32)
-            controller.send(
-                protocol.RunBatch(
-                    1, 1, np.array([0], np.uint64), False, zero, ids, ids, none, none, 0, (), 0, None
-                )
-            )
+            controller.send(batch_of_one())
         else:
             assert isinstance(controller.ask(protocol.Run()), protocol.Sample)
         controller.process.send_signal(number)

@@ -62,6 +62,16 @@ def test_the_header_is_one_for_cpp_too(archive: Path, tmp_path: Path) -> None:
     assert (float(value), version) == (pytest.approx(normal(7), abs=1e-9), "0.1.0")
 
 
+def test_places_are_relative_to_the_source_root(archive: Path, tmp_path: Path) -> None:
+    source = tmp_path / "part" / "v1.2" / "site.c"
+    source.parent.mkdir(parents=True)
+    source.write_text("#include <ppx.h>\nint main(void) {\n    ppx_normal(0.0, -1.0, NULL);\n}\n")
+    for flags, expected in (([f'-DPPX_SOURCE_ROOT="{tmp_path}"'], "part/v1_2/site_c"), ([], "site_c")):
+        run("gcc", *flags, source, *c_flags(), "-o", tmp_path / "site")
+        outcome = subprocess.run([tmp_path / "site"], capture_output=True, text=True, check=True)
+        assert outcome.stderr.startswith(f"ppx: draw '{expected}:3:main': Normal: stddev = -1")
+
+
 def normal(seed: int) -> float:
     from ppx_server.philox import normals
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import ndtri
 
 from ppx_inference import Simulator
+from ppx_server import protocol
 from ppx_server.executor import FailurePolicy
 from ppx_server.philox import uniforms
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import Status
 from tests.ppx_c.guides import ArrayGuide
-from tests.ppx_c.test_faults import controlled
+from tests.ppx_c.test_faults import batch_of_one, controlled
 
 FAULTS = Path(__file__).parent / "programs" / "faults.R"
 Build = Callable[[Path], list[str]]
@@ -66,3 +70,26 @@ def test_generators_of_r_become_draws(in_r: Build) -> None:
     assert set(results[:, 11:14].ravel()) == {10.0, 20.0}
     assert (np.sort(results[:, 14:], axis=1) == [1, 2, 3, 4]).all()
     assert len({tuple(row) for row in results[:, 14:]}) > 5
+
+
+def test_rows_and_columns_stay_what_they_are(in_r: Build) -> None:
+    with Simulator([*in_r(FAULTS), "matrices"], num_workers=1) as sim:
+        traces = sim.prior(2, seed=6)
+    expected = np.array([10.0, 20, 30, 40, 50, 60]) + ndtri(uniforms(6, [1], 6)[0])
+    np.testing.assert_allclose(traces.value[6:], expected, rtol=1e-9)
+    np.testing.assert_allclose(traces.results.data[6:], expected, rtol=1e-9)
+    np.testing.assert_allclose(traces.tags.data[7:], [*expected, expected[2]], rtol=1e-9)
+    tables = (traces.address_id[:1], traces.results.address_id[:1], traces.tags.address_id[:1])
+    assert [traces.addresses[int(ids[0])].shape for ids in tables] == [(2, 3)] * 3
+
+
+@pytest.mark.parametrize("capabilities", [(), protocol.CAPABILITIES])
+def test_an_interrupt_ends_serving_at_the_next_draw(in_r: Build, capabilities: tuple[str, ...]) -> None:
+    with controlled([*in_r(FAULTS), "slow"]) as controller:
+        controller.greet(*capabilities)
+        controller.send(batch_of_one() if capabilities else protocol.Run())
+        time.sleep(0.2)
+        controller.process.send_signal(signal.SIGINT)
+        _, said = controller.process.communicate(timeout=20)
+    assert controller.process.returncode == 0, said
+    assert "entered 1 left 1" in said

@@ -22,6 +22,24 @@ negative <- function() tryCatch(ppx_normal(0, -1, "negative"), error = function(
 
 words <- function() "no number"
 
+# Row i, column j of a matrix is what it is everywhere.
+matrices <- function() {
+  m <- ppx_normal(rbind(c(10, 20, 30), c(40, 50, 60)), 1, "m")
+  ppx_observe_normal(m, 1, "image", value = m)
+  ppx_tag(m, "m")
+  ppx_tag(m[1, 3], "corner")
+  m
+}
+
+slow <- function() {
+  entered <<- entered + 1
+  on.exit(left <<- left + 1)
+  repeat {
+    ppx_normal(0, 1, "x")
+    Sys.sleep(0.001)
+  }
+}
+
 # A legacy model that knows nothing of PPX.
 legacy <- with_ppx({
   function() {

@@ -5,11 +5,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ppx_inference.conformance import wire
 from ppx_inference.conformance.addresses import varying_part
+from ppx_inference.conformance.checks import CHECKS
 from ppx_inference.conformance.differences import briefly, first_difference
 from ppx_inference.conformance.graph import svg
 from ppx_inference.conformance.layout import arranged, layered
@@ -99,6 +102,20 @@ class TestDifferences:
         assert briefly(reason) == "it ended with exit code 3 (no table)"
         assert briefly("") == "without a reason"
         assert len(briefly("x" * 1000)) == 300
+
+
+def test_the_documentation_has_every_check_in_its_order() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
+    checks, parts = (
+        [
+            cell.strip()
+            for row in table.split("\n\n")[1].splitlines()[2:]
+            for cell in row.split("|")[1].split(",")
+        ]
+        for table in (text.split("<!-- table: checks -->")[1], text.split("<!-- table: parts -->")[1])
+    )
+    assert checks == [check.name for check in CHECKS]
+    assert sorted(parts) == sorted(["handshake", *(part.name for part in wire.PARTS)])
 
 
 class TestVaryingParts:

@@ -179,14 +179,15 @@ class _Drawing:
         return f'<text class="probability" {place}>{_percent(edge.probability)}</text>'
 
     def _bulge(self, a: int, b: int) -> float:
-        """How far right a line back reaches: past everything between its ends."""
+        """How far right a line back reaches: past everything between its ends, or next to them."""
         low, high = sorted((self._layout.layer[a], self._layout.layer[b]))
-        rights = [
-            self._x(n) + self._widths[n] / 2
-            for n, layer in self._layout.layer.items()
-            if low <= layer <= high
-        ]
-        return max(rights) + 30.0 + 14.0 * (high - low)
+        between = (
+            [n for n, layer in self._layout.layer.items() if low <= layer <= high]
+            if high > low + 1
+            else [a, b]
+        )
+        right = max(self._x(n) + self._widths[n] / 2 for n in between)
+        return right + (30.0 + 14.0 * (high - low) if high > low + 1 else 32.0)
 
     def _x(self, node: int) -> float:
         return self._layout.x[node] + _MARGIN

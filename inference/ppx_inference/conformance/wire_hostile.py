@@ -73,27 +73,27 @@ def _of_type(code: int) -> bytes:
 
 def garbage(stage: Stage) -> str:
     """Bytes that are no message, between traces and in mid-trace."""
-    return _survives(stage, _garbage(), (_between, _during))
+    return _survives(stage, _garbage(), (_BETWEEN, _DURING))
 
 
 def oversized(stage: Stage) -> str:
     """A message much longer than any that is due."""
     random = np.random.default_rng(1).bytes(1 << 12)
     attack = Attack("8 MiB of garbage", (random * (_OVERSIZED_BYTES // len(random)),))
-    return _survives(stage, [attack], (_between, _during))
+    return _survives(stage, [attack], (_BETWEEN, _DURING))
 
 
 def out_of_turn(stage: Stage) -> str:
     """Messages that are not due, or not a controller's."""
     between: list[Event] = [SampleResult(1.0), ObserveResult(), TagResult(), Reset()]
     during: list[Event] = [Run(), ObserveResult(), TagResult(), Reset()]
-    first = _survives(stage, [_legal(event, "between traces") for event in between], (_between,))
-    second = _survives(stage, [_legal(event, "as the answer to a draw") for event in during], (_during,))
+    first = _survives(stage, [_legal(event) for event in between], (_BETWEEN,))
+    second = _survives(stage, [_legal(event) for event in during], (_DURING,))
     return f"{first}; {second}"
 
 
-def _legal(event: Event, when: str) -> Attack:
-    return Attack(f"{type(event).__name__} {when}", (encode(event),))
+def _legal(event: Event) -> Attack:
+    return Attack(type(event).__name__, (encode(event),))
 
 
 def envelope(stage: Stage) -> str:
@@ -118,14 +118,14 @@ def values(stage: Stage) -> str:
         draws = expect_trace(stage, link, "before values that are to be refused").draws
     if not draws:
         raise UnjudgedError("the model draws nothing")
-    tried = []
-    for number, attacks in _impossible(draws).items():
-        tried.append(_survives(stage, attacks, (partial(_at_draw, number=number),)))
-    return "; ".join(tried)
+    return "; ".join(
+        _survives(stage, attacks, (Situation("", partial(_at_draw, number=number)),))
+        for number, attacks in _impossible(draws).items()
+    )
 
 
 def _impossible(draws: Sequence[Sample]) -> dict[int, list[Attack]]:
-    """By number of the draw: the first one, and the first ones of which more can be asked."""
+    """By number of the draw: the first one, and the first one of each kind that takes whole numbers."""
     first = draws[0]
     shape = value_shape(first.distribution)
     found = {
@@ -136,18 +136,22 @@ def _impossible(draws: Sequence[Sample]) -> dict[int, list[Attack]]:
             _value(first, "an empty tensor", np.empty(0)),
         ]
     }
+    seen = {Kind.CONTINUOUS}
     for number, draw in enumerate(draws):
         kind = FAMILIES[draw.distribution.family].kind
-        if kind is not Kind.CONTINUOUS:
-            shape = value_shape(draw.distribution)
-            attacks = [_value(draw, "0.5", np.full(shape, 0.5))]
-            if kind is Kind.CATEGORICAL:
-                above = np.shape(draw.distribution.params[0])[-1]
-                attacks.append(_value(draw, f"index {above} of {above}", np.full(shape, float(above))))
-                attacks.append(_value(draw, "index -1", np.full(shape, -1.0)))
-            found[number] = found.get(number, []) + attacks
-            break
+        if kind not in seen:
+            seen.add(kind)
+            found.setdefault(number, []).extend(_not_whole(draw, kind))
     return found
+
+
+def _not_whole(draw: Sample, kind: Kind) -> list[Attack]:
+    shape = value_shape(draw.distribution)
+    attacks = [_value(draw, f"{value:g}", np.full(shape, value)) for value in (0.5, -1.0)]
+    if kind is Kind.CATEGORICAL:
+        above = np.shape(draw.distribution.params[0])[-1]
+        attacks.append(_value(draw, f"index {above} of {above}", np.full(shape, float(above))))
+    return attacks
 
 
 def _value(draw: Sample, what: str, value: Tensor) -> Attack:
@@ -155,16 +159,24 @@ def _value(draw: Sample, what: str, value: Tensor) -> Attack:
     return Attack(f"{what} {where}", (encode(SampleResult(value)),))
 
 
-Situation = Callable[[Stage, Link], None]
-"""Leads a connection to where the attack comes."""
+class Situation(NamedTuple):
+    """Where the attack comes.
+
+    Attributes:
+        when: In words.
+        lead: Leads a connection there.
+    """
+
+    when: str
+    lead: Callable[[Stage, Link], object]
 
 
-def _between(stage: Stage, link: Link) -> None:
+def _between_traces(stage: Stage, link: Link) -> None:
     link.greet(sorted(stage.capabilities & {"error"}))
 
 
-def _during(stage: Stage, link: Link) -> None:
-    begin_trace(stage, link)
+_BETWEEN = Situation(" between traces", _between_traces)
+_DURING = Situation(" as the answer to a draw", begin_trace)
 
 
 def _at_draw(stage: Stage, link: Link, *, number: int) -> None:
@@ -195,14 +207,16 @@ def _survives(stage: Stage, attacks: Sequence[Attack], situations: Sequence[Situ
     with stage.link() as link:
         link.greet()
         expect_trace(stage, link, f"after {attacks[-1].what}")
-    return f"refused: {', '.join(attack.what for attack in attacks)}"
+    where = " and".join(situation.when for situation in situations)
+    return f"refused{where}: {', '.join(attack.what for attack in attacks)}"
 
 
 def _try(stage: Stage, attack: Attack, situation: Situation) -> None:
     with stage.link() as link:
-        situation(stage, link)
-        link.send_frames((b"", *attack.frames), attack.what)
+        situation.lead(stage, link)
+        what = attack.what + situation.when
+        link.send_frames((b"", *attack.frames), what)
         answer = link.receive_any()
         if not isinstance(answer, Reset | Error):
-            raise DefectError(f"{attack.what} is not refused: it answers {type(answer).__name__}")
+            raise DefectError(f"{what} is not refused: it answers {type(answer).__name__}")
         link.greet()

@@ -79,9 +79,10 @@ class Stage:
         self.patience = min(subject.timeout, _START_SECONDS)
         self.greeting: HandshakeResult | None = None
         self._trace_seconds = 0.0
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._is_gone = False
         self._stack = ExitStack()
         self._running = self._stack.enter_context(subject.running())
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -100,16 +101,18 @@ class Stage:
 
     def revive(self) -> bool:
         """Makes sure that the simulator answers: with a fresh process, where it does not and is ours to start."""
+        if self._is_gone:
+            return False
         self.patience, patience = min(self.patience, _PATIENCE), self.patience
         answers = self._answers()
         self.patience = patience
-        if answers or self._running.process is None:
-            return answers
-        self._stack.close()
-        self.patience = min(self.subject.timeout, _START_SECONDS)
-        self._running = self._stack.enter_context(self.subject.running())
-        answers = self._answers()
-        self._follow()
+        if not answers and self._running.process is not None:
+            self._stack.close()
+            self.patience = min(self.subject.timeout, _START_SECONDS)
+            self._running = self._stack.enter_context(self.subject.running())
+            answers = self._answers()
+            self._follow()
+        self._is_gone = not answers
         return answers
 
     def _answers(self) -> bool:

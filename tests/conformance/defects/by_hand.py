@@ -212,6 +212,13 @@ class DiesOfGarbage(Simulator):
         os._exit(3)
 
 
+class WaitsForItsController(Simulator):
+    """In mid-trace it answers nobody else."""
+
+    def answer(self, sender: bytes, message: bytes) -> bytes | None:
+        return None if self.trace is not None and sender != self.owner else super().answer(sender, message)
+
+
 class TakesAnything(Simulator):
     def accepts(self, asked: Sample, value: Tensor) -> bool:
         return True

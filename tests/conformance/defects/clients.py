@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ppx_client import batches, channels, columns, densities, scripts, serving, sessions, traces, wire
+from ppx_client import batches, channels, columns, densities, scripts, serving, sessions, sites, traces, wire
 from ppx_client.buffers import MalformedError
 
 EXPONENTIAL = 7
@@ -252,6 +252,20 @@ def arrays_take_one_number() -> None:
     change(scripts.ScriptedTrace, "_sample_array", wrap)
 
 
+def observations_from_the_draws() -> None:
+    """Observations take the numbers of the draws."""
+    change(
+        batches.Batch,
+        "_numbers",
+        lambda make: lambda self, stream, count: make(self, batches.Stream.DRAWS, count),
+    )
+
+
+def reversed_quantile() -> None:
+    """An Exponential from the other tail: of the same distribution, but at another coordinate."""
+    sites.SCALAR[EXPONENTIAL] = lambda p, q, z, params: -math.log(p) / params[0]
+
+
 def addresses_told_again() -> None:
     """Every answer defines all addresses, from 0 on."""
 
@@ -444,6 +458,11 @@ def one_session_for_all() -> None:
         return share
 
     change(sessions.BatchSession, "__init__", wrap)
+
+
+def forgetful() -> None:
+    """It remembers four controllers."""
+    serving._MAX_SESSIONS = 4
 
 
 def serves_strangers() -> None:

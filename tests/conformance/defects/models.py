@@ -229,6 +229,12 @@ def dies_of_values() -> None:
     ppx.observe(ppx.Normal(rate, 1.0), name="y")
 
 
+def slow() -> float:
+    """Nothing is wrong with it but that it takes its time."""
+    time.sleep(0.2)
+    return sound()
+
+
 def very_long() -> None:
     x = 0.0
     for _ in range(30_000):

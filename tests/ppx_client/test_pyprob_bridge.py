@@ -153,6 +153,7 @@ def test_values_keep_within_what_32_bits_hold() -> None:
     assert bridge._tensor(dists.Uniform(0.0, 1.0), 1.0 - 2.0**-53) < 1.0
     assert bridge._tensor(dists.Beta(1.0, 1.0), 1.0 - 2.0**-53) < 1.0
     assert bridge._tensor(dists.Gamma(0.1, 1.0), 1e-300) > 0.0
+    assert bridge._tensor(dists.Categorical([0.5, 0.5]), float("nan")).isnan()
     assert (bridge._tensor(dists.Uniform(0.0, [1.0, 2.0]), np.array([1.0 - 2.0**-53, 0.5])) < 1.0).all()
 
 

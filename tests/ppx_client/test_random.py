@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import doctest
+import importlib
 import inspect
 import pickle
 import zlib
@@ -330,6 +332,13 @@ def test_numbers_are_those_of_sample() -> None:
     ppx.seed(6)
     rng = Generator()
     assert [rng.normal(1, 2), *rng.gamma(2, 2, size=3)] == expected
+
+
+@pytest.mark.parametrize("module", ["ppx_client.random", "ppx_client.patching", "ppx_client.statements"])
+def test_examples_in_docstrings(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted
+    assert not found.failed
 
 
 def test_it_passes_for_a_generator() -> None:

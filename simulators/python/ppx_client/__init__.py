@@ -52,7 +52,7 @@ from ppx_client.statements import observe, rejection, sample, scope, tag
 from ppx_client.version import __version__
 
 if TYPE_CHECKING:
-    from ppx_client import random
+    from ppx_client import random as random
     from ppx_client.patching import patched
 
 __all__ = [
@@ -78,7 +78,6 @@ __all__ = [
     "__version__",
     "observe",
     "patched",
-    "random",
     "rejection",
     "sample",
     "scope",
@@ -89,7 +88,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # They need numpy.random, which takes a while to import.
+    # They need numpy.random, which takes a while to import. `random` is not in `__all__`, so that `import *` leaves
+    # Python's module of that name alone.
     if name == "patched":
         return importlib.import_module("ppx_client.patching").patched
     if name == "random":
@@ -98,4 +98,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "random"])

@@ -273,7 +273,8 @@ _LIMITS: dict[type, tuple[float, float]] = {
 def _tensor(distribution: Any, value: Any) -> Any:
     """A value as the tensor that pyprob would return."""
     kind = type(distribution)
-    if kind is theirs.Categorical:
+    # An observation that a PPX 1.0 controller keeps for itself is NaN.
+    if kind is theirs.Categorical and np.isfinite(value).all():
         return torch.as_tensor(value, dtype=torch.int64)
     if kind in _LIMITS and (kind is not theirs.Beta or _range(distribution) is None):
         value = np.clip(value, *_LIMITS[kind])

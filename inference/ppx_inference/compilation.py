@@ -74,17 +74,20 @@ def inference_compilation(
 
     Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
     """
-    return independent_traces(
-        "inference_compilation",
-        simulator,
-        observations,
-        num_traces=num_traces,
-        seed=seed,
-        progress=progress,
-        guide=proposal.guide(observations, speculation=speculation),
-        # The guide looks at the addresses seen before a run; a simulator that has run nothing has none yet.
-        check=proposal.require_known,
-    )
+    from ppx_proposals.threads import arithmetic_threads
+
+    with arithmetic_threads():
+        return independent_traces(
+            "inference_compilation",
+            simulator,
+            observations,
+            num_traces=num_traces,
+            seed=seed,
+            progress=progress,
+            guide=proposal.guide(observations, speculation=speculation),
+            # The guide looks at the addresses seen before a run; a simulator that has run nothing has none yet.
+            check=proposal.require_known,
+        )
 
 
 def train(

@@ -11,7 +11,6 @@ traces are executed, and a run that is stopped at a minibatch and resumed is the
 from __future__ import annotations
 
 import math
-import os
 import signal
 import threading
 import time
@@ -31,6 +30,7 @@ from ppx_proposals.observations import ObservationLayout, observed_names
 from ppx_proposals.optim import AdamHD
 from ppx_proposals.production import CHUNK_SECONDS, Minibatch, Production
 from ppx_proposals.proposal import Proposal, TrainingStep, choose_device
+from ppx_proposals.threads import arithmetic_threads
 from ppx_server.errors import CheckpointError, ObservationError, PPXError, SimulatorError
 from ppx_server.executor import Executes
 from ppx_server.script import ScriptBatch
@@ -228,7 +228,7 @@ class _Training:
             max_chunk=self._config.max_chunk,
         )
         try:
-            with _threads(self._config.num_threads), _interruptible() as interrupted, production:
+            with arithmetic_threads(self._config.num_threads), _interruptible() as interrupted, production:
                 state.stopped = self._learn(production, interrupted)
         except KeyboardInterrupt:
             state.stopped = "interrupted"
@@ -291,17 +291,6 @@ class _Training:
         torch.autograd.backward(loss)
         self._optimizer.step()
         return float(loss.detach())
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Sets the number of threads for arithmetic, for the duration of training."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or max(1, min(before, (os.cpu_count() or 1) // 2)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

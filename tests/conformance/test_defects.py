@@ -66,6 +66,7 @@ CONVERSATION = (
     Defect("client", "dies_of_a_second_controller", "wire/two_controllers", FAIL, "bind a ROUTER"),
     Defect("client", "mixes_controllers_up", "wire/two_controllers", FAIL, "bind a ROUTER", 1.0),
     Defect("client", "dies_of_bad_messages", "wire/garbage", FAIL, "check every offset"),
+    Defect("client", "dies_of_bad_messages", "wire/mutations", FAIL, "check every offset"),
     Defect("client", "dies_of_bad_messages", "wire/oversized", FAIL, "go on"),
     Defect("client", "dies_of_bad_messages", "wire/out_of_turn", FAIL, "go on"),
     Defect("client", "silent_on_bad_messages", "wire/out_of_turn", FAIL, "answer messages", 1.0),

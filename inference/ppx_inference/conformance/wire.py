@@ -88,6 +88,12 @@ PARTS = (
         extra=True,
     ),
     Part(
+        "mutations",
+        wire_hostile.mutations,
+        "check every offset and length before using it, and that strings, shapes and columns are what they must be",
+        extra=True,
+    ),
+    Part(
         "oversized",
         wire_hostile.oversized,
         "answer long messages that are none with Reset, and go on; set ZMQ_MAXMSGSIZE to 1 GiB",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
@@ -15,22 +16,28 @@ from ppx_inference.conformance.wire_link import DefectError, Link, NoAnswerError
 from ppx_inference.conformance.wire_play import Player, is_draw, value_shape
 from ppx_inference.conformance.wire_talk import begin_trace, expect_trace
 from ppx_server.distributions import FAMILIES, Kind
+from ppx_server.errors import RemoteProtocolError
 from ppx_server.protocol import (
+    CAPABILITIES,
     Error,
     Event,
     ObserveResult,
     Reset,
     Run,
+    RunBatch,
     Sample,
     SampleResult,
     TagResult,
     Tensor,
+    decode,
     encode,
 )
 
 _OVERSIZED_BYTES = 8 << 20
 _HUGE_LENGTH = struct.pack("<I", 0x7FFFFFFF)
 _QUIET_SECONDS = 0.1
+_MOST_MUTATIONS, _MUTATIONS_SHARE = 300, 0.05
+_EDGES = (0, 1, 0x7F, 0x80, 0xFF)
 _MOST_FAULTS = 3
 """So many, and no more is tried: each costs the patience of waiting."""
 
@@ -74,6 +81,44 @@ def _of_type(code: int) -> bytes:
 def garbage(stage: Stage) -> str:
     """Bytes that are no message, between traces and in mid-trace."""
     return _survives(stage, _garbage(), (_BETWEEN, _DURING))
+
+
+def mutations(stage: Stage) -> str:
+    """Messages with some bytes changed, as many as time allows: whatever it makes of them, it must answer."""
+    began = time.monotonic()
+    sources = [(_DURING, encode(SampleResult(np.arange(3.0))))]
+    if "batch" in stage.capabilities:
+        none, no_ids, offsets = np.empty(0), np.empty(0, np.int32), np.zeros(4, np.int32)
+        batch = RunBatch(1, 1, np.arange(3, dtype=np.uint64), False, offsets, no_ids, no_ids, none, none)
+        sources.append((_ALL_EXTENSIONS, encode(batch)))
+    tried = 0
+    for number in range(_MOST_MUTATIONS):
+        situation, message = sources[number % len(sources)]
+        mutated = _mutated(message, np.random.default_rng(number))
+        if mutated is None:
+            continue
+        if time.monotonic() - began > _MUTATIONS_SHARE * stage.subject.seconds:
+            break
+        with stage.link() as link:
+            situation.lead(stage, link)
+            link.send_bytes(mutated, f"mutation {number} of a message{situation.when} ({mutated.hex()})")
+            link.receive_any()
+            link.greet()
+        tried += 1
+    return f"{tried} messages with changed bytes are answered"
+
+
+def _mutated(message: bytes, rng: np.random.Generator) -> bytes | None:
+    """A message with up to four bytes changed; None if it is one still, which might mean anything."""
+    mutated = bytearray(message)
+    for _ in range(rng.integers(1, 5)):
+        choices = (*_EDGES, int(rng.integers(256)))
+        mutated[rng.integers(len(mutated))] = choices[rng.integers(len(choices))]
+    try:
+        decode(bytes(mutated))
+    except RemoteProtocolError:
+        return bytes(mutated)
+    return None
 
 
 def oversized(stage: Stage) -> str:
@@ -175,6 +220,11 @@ def _between_traces(stage: Stage, link: Link) -> None:
     link.greet(sorted(stage.capabilities & {"error"}))
 
 
+def _with_all_extensions(stage: Stage, link: Link) -> None:
+    link.greet(CAPABILITIES)
+
+
+_ALL_EXTENSIONS = Situation(" between traces", _with_all_extensions)
 _BETWEEN = Situation(" between traces", _between_traces)
 _DURING = Situation(" as the answer to a draw", begin_trace)
 

@@ -96,7 +96,7 @@ int ppx_result(double value) { return ppx_result_array(&value, 0, nullptr); }
 
 int ppx_result_array(const double* values, int rank, const int32_t* shape) {
     return state([&] {
-        const detail::View value = view_of(values, rank, shape);
+        const detail::View value = view_of(values, rank, shape, "result");
         if (now.served == nullptr) return;
         now.served->result.data.assign(value.data, value.data + value.size);
         now.served->result.shape.assign(value.shape, value.shape + value.rank);
@@ -148,7 +148,7 @@ int ppx_tag_at(double value, const char* name, const ppx_site* site) {
 }
 
 int ppx_tag_array_at(const double* values, int rank, const int32_t* shape, const char* name, const ppx_site* site) {
-    return state([&] { report(view_of(values, rank, shape), name, site); });
+    return state([&] { report(view_of(values, rank, shape, text(name)), name, site); });
 }
 
 // ---- Draws ----
@@ -214,7 +214,8 @@ int ppx_draw_array_at(int family, int num_params, const ppx_param* params, int r
             detail::ThreadState& thread = detail::this_thread();
             const CallSite where = place(name, site);
             const std::string_view address = thread.path.address(text(name), where);
-            const detail::Prior prior = make_prior(array, true);
+            if (out == nullptr) refuse(address, "the array to draw into is NULL");
+            const detail::Prior prior = make_prior(array, true, address);
             detail::check_domains(prior, address);
             if (thread.controller != nullptr) {
                 thread.controller->sample({address, text(name)}, prior, now.control, out);
@@ -305,7 +306,7 @@ int ppx_observe_array_at(int family, int num_params, const ppx_param* params, in
             detail::ThreadState& thread = detail::this_thread();
             const CallSite where = place(name, site);
             const std::string_view address = thread.path.address(text(name), where);
-            const detail::Prior prior = make_prior(array, value == nullptr);
+            const detail::Prior prior = make_prior(array, value == nullptr, address);
             detail::check_domains(prior, address);
             if (out == nullptr) unseen.resize(prior.size);
             double* const observed = out == nullptr ? unseen.data() : out;

@@ -128,11 +128,15 @@ inline std::size_t size_of(int rank, const std::int32_t* shape) {
     return size;
 }
 
-/// An array of the model.
-inline detail::View view_of(const double* values, int rank, const std::int32_t* shape) {
+[[noreturn]] inline void refuse(std::string_view address, const std::string& what) {
+    throw std::invalid_argument(std::string("'").append(address).append("': ") + what);
+}
+
+/// An array of the model, to be reported under this address.
+inline detail::View view_of(const double* values, int rank, const std::int32_t* shape, std::string_view address) {
     const std::size_t size = size_of(rank, shape);
     if (size == 0 || values == nullptr)
-        throw std::invalid_argument("an array has no elements, or more than 32 axes; correct its shape");
+        refuse(address, "the array has no elements, or more than 32 axes; correct its shape");
     return {values, size, shape, static_cast<std::size_t>(rank)};
 }
 
@@ -142,38 +146,37 @@ constexpr std::array<const detail::FamilyFunctions*, sizeof...(I)> table_of_func
 }
 
 /// Everything of a prior but its parameters.
-inline detail::Prior make_shape(const Array& array) {
+inline detail::Prior make_shape(const Array& array, std::string_view address) {
     static constexpr auto functions = table_of_functions(std::make_index_sequence<detail::family_table.size()>());
     if (array.family < 1 || array.family > static_cast<int>(functions.size()))
-        throw std::invalid_argument("there is no family " + std::to_string(array.family) + "; see ppx_family");
+        refuse(address, "there is no family " + std::to_string(array.family) + "; see ppx_family");
     detail::Prior prior{};
     prior.family = static_cast<Family>(array.family);
     prior.functions = functions[static_cast<std::size_t>(array.family) - 1];
     const auto& names = detail::info(prior.family).param_names;
     prior.num_params = static_cast<std::size_t>(std::find(names.begin(), names.end(), nullptr) - names.begin());
     if (static_cast<std::size_t>(array.num_params) != prior.num_params || array.params == nullptr)
-        throw std::invalid_argument(std::string(detail::info(prior.family).name) + " takes " +
-                                    std::to_string(prior.num_params) + " parameters, not " +
-                                    std::to_string(array.num_params));
+        refuse(address, std::string(detail::info(prior.family).name) + " takes " + std::to_string(prior.num_params) +
+                            " parameters, not " + std::to_string(array.num_params) + "; correct the statement");
     prior.shape = array.shape;
     prior.rank = static_cast<std::size_t>(array.rank);
     prior.size = size_of(array.rank, array.shape);
     if (prior.size == 0 || array.rank == 0)
-        throw std::invalid_argument("an array has no elements, no axes or more than 32; correct its shape");
+        refuse(address, "the array has no elements, no axes or more than 32; correct its shape");
     return prior;
 }
 
 /// The prior of an array statement, unchecked. It points into the arguments and into memory of this thread.
 ///
 /// @param needs_array Whether a parameter must be an array: a controller takes the shape of a draw from them.
-inline detail::Prior make_prior(const Array& array, bool needs_array) {
+inline detail::Prior make_prior(const Array& array, bool needs_array, std::string_view address) {
     static thread_local std::vector<double> repeated;
     static thread_local std::vector<std::int32_t> shape_of_probs;
-    detail::Prior prior = make_shape(array);
+    detail::Prior prior = make_shape(array, address);
     if (prior.family == Family::Categorical) {
         const ppx_param& probs = array.params[0];
         if (probs.each == nullptr || probs.categories < 1)
-            throw std::invalid_argument("Categorical: give the probabilities of each element by PPX_PROBS");
+            refuse(address, "Categorical: give the probabilities of each element by PPX_PROBS");
         shape_of_probs.assign(array.shape, array.shape + array.rank);
         shape_of_probs.push_back(probs.categories);
         prior.params[0] = {probs.each, prior.size * static_cast<std::size_t>(probs.categories),
@@ -199,7 +202,7 @@ inline void coast(const Array& array, double* out) noexcept {
     if (out == nullptr) return;
     try {
         if (now.served != nullptr) {
-            const detail::Prior prior = make_prior(array, false);
+            const detail::Prior prior = make_prior(array, false, {});
             detail::check_domains(prior, {});
             for (std::size_t i = 0; i < size; ++i) out[i] = prior.draw(i, now.served->coasting.next());
             return;

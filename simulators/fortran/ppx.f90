@@ -560,11 +560,17 @@ contains
         given = c_null_ptr
         out = c_null_ptr
         if (present(value)) then
-            if (size(value) /= n) call ppx_fail("observation '" // name // "': `value` has not n elements")
+            if (size(value) /= n) then
+                call ppx_fail("observation '" // name // "': `value` has not n elements")
+                return
+            end if
             given = c_loc(value)
         end if
         if (present(observed)) then
-            if (size(observed) /= n) call ppx_fail("observation '" // name // "': `observed` has not n elements")
+            if (size(observed) /= n) then
+                call ppx_fail("observation '" // name // "': `observed` has not n elements")
+                return
+            end if
             out = c_loc(observed)
         end if
         call set_params(params, family, n, p1, p2, p3, p4)

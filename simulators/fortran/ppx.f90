@@ -19,6 +19,7 @@
 ! When a controller ends a trace early, the model goes on: its draws come from the prior, and nobody is told. Those
 ! that want to stop early ask ppx_trace_over() and return. Without a controller, statements draw for themselves.
 module ppx
+    use, intrinsic :: ieee_arithmetic, only: ieee_quiet_nan, ieee_value
     use, intrinsic :: iso_c_binding
     use, intrinsic :: iso_fortran_env, only: real32, real64, int64
     implicit none
@@ -646,6 +647,7 @@ contains
             param%each = c_loc(values)
         else
             call ppx_fail("a parameter of an array statement has neither one element nor one for each")
+            param%all = ieee_value(param%all, ieee_quiet_nan)
         end if
     end subroutine
 

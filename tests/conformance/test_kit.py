@@ -16,6 +16,7 @@ from ppx_inference.conformance.checks import CHECKS
 from ppx_inference.conformance.differences import briefly, first_difference
 from ppx_inference.conformance.graph import svg
 from ppx_inference.conformance.layout import arranged, layered
+from ppx_inference.conformance.loops import rounds_to_try, unmarked
 from ppx_inference.conformance.report import END, START, address_rows, transitions
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
@@ -197,3 +198,87 @@ class TestDrawing:
         document = svg(many, "many")
         assert "of which the 60 that most traces visit" in document
         assert ">kind<" in document
+
+
+def coins(ppx):
+    n = 0
+    while ppx.sample("Bernoulli", 0.6, name="coin"):
+        n += 1
+    ppx.observe("Normal", float(n), 1.0, name="y")
+
+
+def walk(ppx):
+    """Only the side on which it leaves matters, so single steps can often be left out."""
+    x = 0.0
+    while abs(x) < 2.0:
+        x += ppx.sample("Normal", 0.0, 1.0, name="step")
+    ppx.observe("Normal", float(np.sign(x)), 1.0, name="y")
+
+
+def queue(ppx):
+    """Customers who do not wait leave no trace but their time."""
+    t = wait = 0.0
+    while (t := t + ppx.sample("Exponential", 1.0, name="arrival")) < 5.0:
+        wait = max(0.0, wait + ppx.sample("Exponential", 1.5, name="service") - 1.0)
+    ppx.observe("Normal", wait, 0.5, name="y")
+
+
+def counted(ppx):
+    tries = 0
+    while ppx.sample("Normal", 0.0, 1.0, name="x") < 0.5:
+        tries += 1
+    ppx.tag(float(tries), name="tries")
+
+
+def steps(ppx):
+    """As many as were drawn before."""
+    n = int(ppx.sample("Poisson", 4.0, name="n"))
+    ppx.tag(max([0.0, *(ppx.sample("Normal", 0.0, 1.0, name="x") for _ in range(n))]), name="largest")
+
+
+def rejected(ppx):
+    while (x := ppx.sample("Normal", 0.0, 1.0, name="x")) < 0.5:
+        pass
+    ppx.observe("Normal", x, 1.0, name="y")
+
+
+def rejected_twice(ppx):
+    """Two loops at one address: what the first accepts matters."""
+
+    def accepted():
+        while True:
+            x, y = (ppx.sample("Uniform", -1.0, 1.0, name=name) for name in "xy")
+            if x * x + y * y < 1.0:
+                return x
+
+    ppx.observe("Normal", accepted() + accepted(), 1.0, name="z")
+
+
+def rejected_in_rounds_of_many_lengths(ppx):
+    while (x := ppx.sample("Uniform", -1.0, 1.0, name="x")) < -0.5 or ppx.sample(
+        "Uniform", -1.0, 1.0, name="y"
+    ) > x:
+        pass
+    ppx.observe("Normal", x, 1.0, name="z")
+
+
+class TestRejectionLoops:
+    @pytest.mark.parametrize("model", [coins, walk, queue, counted, steps], ids=lambda model: model.__name__)
+    def test_loops_that_do_something_are_none(self, in_process, model) -> None:
+        simulator = in_process(model)
+        traces = simulator.execute(ScriptBatch.empty(1, np.arange(K)), None)
+        rounds = rounds_to_try(traces, 400)
+        assert len(rounds) > 30
+        assert unmarked(simulator, traces, rounds) == []
+
+    @pytest.mark.parametrize(
+        "model",
+        [rejected, rejected_twice, rejected_in_rounds_of_many_lengths],
+        ids=lambda model: model.__name__,
+    )
+    def test_rejection_loops_are_found(self, in_process, model) -> None:
+        simulator = in_process(model)
+        traces = simulator.execute(ScriptBatch.empty(1, np.arange(K)), None)
+        (loop, *_) = unmarked(simulator, traces, rounds_to_try(traces, 400))
+        assert traces.addresses[loop.address_id].name == "x"
+        assert 2 <= loop.rejected <= loop.tried

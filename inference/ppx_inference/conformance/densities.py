@@ -41,7 +41,7 @@ def log_prob(evidence: Evidence) -> Iterator[Finding]:
             return
     checked = 0
     if evidence.hidden is None and evidence.unsteady is None:  # else they are other observations
-        checked, wrong = _wrong_observation(evidence, traces, evidence.stepwise)
+        checked, wrong = _wrong_observation(evidence)
         if wrong:
             yield Finding("log_prob", Level.FAIL, wrong, _REMEDY)
             return
@@ -125,9 +125,10 @@ def _wrong_draw(draws: _Draws) -> str:
     )
 
 
-def _wrong_observation(evidence: Evidence, traces: TraceBatch, stepwise: TraceBatch) -> tuple[int, str]:
+def _wrong_observation(evidence: Evidence) -> tuple[int, str]:
     """How many observations were compared, and the first whose density is wrong, in words."""
-    batch = traces.select(np.arange(len(stepwise)))
+    stepwise = evidence.stepwise
+    batch = evidence.some.select(np.arange(len(stepwise)))
     both = (batch.status == Status.OK) & (stepwise.status == Status.OK)
     mine, other = batch.select(both), stepwise.select(both)
     alike = np.diff(mine.observations.offsets) == np.diff(other.observations.offsets)

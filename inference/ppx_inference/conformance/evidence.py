@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppx_inference.conformance.differences import Difference, first_difference
 from ppx_inference.conformance.findings import Running, Subject
@@ -94,8 +95,8 @@ class Evidence:
             return error
 
     def _first_traces(self) -> TraceBatch:
-        wanted = self.subject.num_traces
-        traces, self.prior_seconds = self._prior(self.simulator, wanted, _PRIOR_SHARE, first=_FIRST_TRACES)
+        index = np.arange(self.subject.num_traces)
+        traces, self.prior_seconds = self._prior(self.simulator, index, _PRIOR_SHARE, first=_FIRST_TRACES)
         return traces
 
     @property
@@ -110,10 +111,10 @@ class Evidence:
 
     @cached_property
     def some(self) -> TraceBatch:
-        """The first of `traces`: as many as can be executed again in a check of the usual length, two at least."""
-        traces = self.traces
+        """The first of `sound`: as many as can be executed again in a check of the usual length, two at least."""
+        sound = self.sound
         most = int(_AGAIN_SHARE * self.subject.seconds / max(self.seconds_per_trace, 1e-9))
-        return traces.select(np.arange(min(max(most, 2), _MOST_AGAIN, len(traces))))
+        return sound.select(np.arange(min(max(most, 2), _MOST_AGAIN, len(sound))))
 
     @property
     def second(self) -> Running:
@@ -132,10 +133,10 @@ class Evidence:
 
     @cached_property
     def stepwise(self) -> TraceBatch:
-        """The first of `traces` once more, draw by draw: densities and values are the controller's own."""
+        """The first of `some` once more, draw by draw: densities and values are the controller's own."""
         if self.stepwise_simulator is self.simulator:
             return self.some
-        traces, _ = self._prior(self.stepwise_simulator, len(self.some), _AGAIN_SHARE, first=1)
+        traces, _ = self._prior(self.stepwise_simulator, self.some.index, _AGAIN_SHARE, first=1)
         return traces
 
     @cached_property
@@ -164,16 +165,16 @@ class Evidence:
             return [play(link, self.subject.seed, i) for i in range(min(wanted, _MOST_HEARD))]
 
     def _prior(
-        self, simulator: Simulator, wanted: int, share: float, *, first: int
+        self, simulator: Simulator, index: NDArray[np.int64], share: float, *, first: int
     ) -> tuple[TraceBatch, float]:
         """Prior traces: some first ones, then ever more at once while there is time; and the seconds they took."""
         limit = share * self.subject.seconds
         started = time.perf_counter()
         parts: list[TraceBatch] = []
         done, size, seconds = 0, first, 0.0
-        while done < wanted and size:
-            last = min(done + size, wanted)
-            parts.append(simulator.execute(ScriptBatch.empty(self.subject.seed, np.arange(done, last)), None))
+        while done < len(index) and size:
+            last = min(done + size, len(index))
+            parts.append(simulator.execute(ScriptBatch.empty(self.subject.seed, index[done:last]), None))
             done, seconds = last, time.perf_counter() - started
             size = min(done, int(done / max(seconds, 1e-9) * max(limit - seconds, 0.0)))
         return TraceBatch.concatenate(parts), seconds

@@ -108,8 +108,9 @@ def _grown(runs: NDArray[np.int64], used: NDArray[np.int64], column: int) -> str
         return ""
     slope = float(np.polyfit(x - x[0], y, 1)[0])
     growth = slope * (x[-1] - x[0])
-    steady = float(np.corrcoef(x, y)[0, 1]) ** 2 >= _STEADY
-    if not steady or growth < (_LEAST_BYTES, _LEAST_FILES, _LEAST_THREADS)[column]:
+    is_steady = float(np.corrcoef(x, y)[0, 1]) ** 2 >= _STEADY
+    goes_on = y[-1] - y[len(y) // 2] >= growth / 4  # and does not come to an end, as heaps do
+    if not is_steady or not goes_on or growth < (_LEAST_BYTES, _LEAST_FILES, _LEAST_THREADS)[column]:
         return ""
     if column == 0:
         return f"memory grows by {slope:,.0f} bytes per run, to {y[-1] / 2**20:,.0f} MiB"

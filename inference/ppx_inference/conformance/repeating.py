@@ -70,9 +70,8 @@ def both_ways(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("both ways", Level.SKIP, "batches report wrong densities: see log_prob")
         return
     stepwise = evidence.stepwise
-    found = first_difference(
-        evidence.traces.select(np.arange(len(stepwise))), stepwise, tolerance=OTHER_QUANTILES
-    )
+    batch = evidence.some.select(np.arange(len(stepwise)))
+    found = first_difference(batch, stepwise, tolerance=OTHER_QUANTILES)
     if found is None:
         detail = f"{_count(stepwise)} the same by batches and draw by draw"
         yield Finding("both ways", Level.PASS, detail, facts={"traces": len(stepwise)})

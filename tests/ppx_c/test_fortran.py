@@ -26,5 +26,5 @@ def test_random_numbers_of_every_kind_and_shape(in_fortran: Callable[[Path], lis
         "ppx: observation 'y': `value` has not n elements",
         "ppx: draw 'negative': Normal: stddev = -1, but it must be finite and > 0; correct it in the model",
         "ppx: a parameter of an array statement has neither one element nor one for each",
-        "ppx: draw 'few': Normal: mean = nan, but it must be finite; correct it in the model",
+        "ppx: draw 'few': Normal: mean[0] = nan, but it must be finite; correct it in the model",
     ]

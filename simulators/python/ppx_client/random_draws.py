@@ -217,14 +217,19 @@ class Draws:
         """A number or an array of numbers that a function makes of draws.
 
         Args:
-            function: Takes the call, the shape, and the parameters as arrays that broadcast to the shape.
+            function: Takes the call, the shape, and the parameters: numbers, or arrays that broadcast to the shape.
             params: The parameters.
             size: Shape of the result, None for that of the parameters.
             frame: Where the call is made.
         """
-        arrays = [np.asarray(param, np.float64) for param in params]
         call = self.call(frame)
-        value = function(call, result_shape(size, arrays), *arrays)
+        # Plain numbers are computed with in half the time of arrays without axes.
+        arrays: Any = _floats(params) if size is None else None
+        shape: Shape = ()
+        if arrays is None:
+            arrays = [np.asarray(param, np.float64) for param in params]
+            shape = result_shape(size, arrays)
+        value = function(call, shape, *arrays)
         return scalar_or_array(call.deliver(np.asarray(value)), size)
 
 
@@ -328,5 +333,5 @@ def cast(value: Any, size: Size, dtype: Any, out: Any, *, below_one: bool = Fals
 
 def require(legal: Any, reason: str) -> None:
     """Raises DistributionError if a condition on parameters does not hold everywhere."""
-    if not np.all(legal):
+    if legal is not True and not np.all(legal):
         raise DistributionError(reason)

@@ -3,9 +3,26 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-APT_PACKAGES := g++ cmake libzmq3-dev cppzmq-dev libflatbuffers-dev flatbuffers-compiler libboost-dev
+CPP_PACKAGES := g++ cmake libzmq3-dev cppzmq-dev libflatbuffers-dev flatbuffers-compiler libboost-dev
+ON_ALL_CORES := -n logical --dist loadfile
+LANGUAGE_PACKAGES := gfortran libgsl-dev r-base-core
 
-.PHONY: help demo test test-all lint format bench venv cpp clean
+# $(call apt_install,PACKAGES,WITHOUT): installs Debian packages that are missing, or says what is done without them.
+define apt_install
+command -v dpkg >/dev/null || { echo "not a Debian system: install what corresponds to $(1) by hand; until then $(2)"; exit 0; }; \
+missing=""; for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+if [ -z "$$missing" ]; then exit 0; fi; \
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+  echo "== installing$$missing"; mkdir -p build; \
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; } >build/apt.log 2>&1 \
+    || echo "apt-get failed (see build/apt.log): $(2)"; \
+else \
+  echo "Packages are missing:$$missing"; \
+  echo "Install them with 'apt-get install$$missing' (as root); until then $(2)."; \
+fi
+endef
+
+.PHONY: help demo test test-all lint format bench venv cpp languages clean
 
 help:
 	@echo "make demo      the main job: train on a tau decay simulator, infer one event, write figures to results/demo"
@@ -18,12 +35,12 @@ help:
 demo: venv cpp
 	$(BIN)/python examples/demo.py --output results/demo
 
-test: venv cpp
-	$(BIN)/python -m pytest -m "not slow"
+test: venv cpp languages
+	$(BIN)/python -m pytest -m "not slow" $(ON_ALL_CORES)
 
-test-all: venv cpp
+test-all: venv cpp languages
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]' || echo "atheris cannot be installed: the coverage-guided fuzzing is left out"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ON_ALL_CORES)
 
 lint: venv
 	$(BIN)/ruff check .
@@ -52,20 +69,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt torch -e '.[dev]'
 	@touch $@
 
-# The C++ simulators need a compiler and a few headers. Without them everything runs on the Python simulators.
+# The C++ simulators need a compiler and a few headers; tests also run simulators in other languages. What is missing is
+# installed as root, else named: without a C++ toolchain everything runs on the Python simulators, and tests say what they skip.
 cpp:
-	@command -v dpkg >/dev/null || { echo "not a Debian system: install a C++ compiler, libzmq, cppzmq, flatbuffers and Boost by hand for the C++ simulators"; exit 0; }; \
-	missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "== installing the C++ packages:$$missing"; \
-	  mkdir -p build; \
-	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; } >build/apt.log 2>&1 \
-	    || { echo "apt-get failed (see build/apt.log): going on with the Python simulators"; exit 0; }; \
-	else \
-	  echo "C++ packages are missing:$$missing"; \
-	  echo "Install them with 'apt-get install$$missing' (as root); until then the Python simulators are used."; \
-	fi
+	@$(call apt_install,$(CPP_PACKAGES),everything runs on the Python simulators)
+
+languages:
+	@$(call apt_install,$(LANGUAGE_PACKAGES),tests of these languages are skipped)
 
 clean:
 	rm -rf $(VENV) build results .mypy_cache .ruff_cache .pytest_cache

@@ -66,10 +66,9 @@ def programs_missing(story: list[Block]) -> list[str]:
         if b.language == "sh" and b.role != "elsewhere"
         for word in re.split(r"[\s()]", b.body)
     }
+    programs = {name: name for name in ("gcc", "gfortran", "Rscript", "flatc")} | {"-lgsl": "gsl-config"}
     missing = [
-        name
-        for name in ("gcc", "gfortran", "Rscript", "flatc")
-        if name in words and shutil.which(name) is None
+        program for word, program in programs.items() if word in words and shutil.which(program) is None
     ]
     return missing + (toolchain_missing() if words & {"g++", "cmake", "c-flags"} else [])
 
@@ -79,6 +78,7 @@ def run(command: list[str], block: Block, folder: Path) -> None:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MPLBACKEND": "Agg",
+        "PPX_CHECK_SECONDS": "3",
     }
     result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False

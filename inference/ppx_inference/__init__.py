@@ -21,6 +21,7 @@ from ppx_inference.progress import Progress, ProgressReport, quiet
 from ppx_inference.provenance import Provenance
 from ppx_inference.random_walk import random_walk_mh
 from ppx_inference.simulator import Simulator
+from ppx_server.executor import FailurePolicy
 
 if TYPE_CHECKING:
     from ppx_inference.compilation import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "FailurePolicy",
     "Marginal",
     "NetworkConfig",
     "Posterior",

@@ -327,6 +327,7 @@ def test_every_execution_of_a_chain_has_its_own_index(in_process):
 
 def test_the_public_names_are_these():
     assert ppx_inference.__all__ == [
+        "FailurePolicy",
         "Marginal",
         "NetworkConfig",
         "Posterior",

@@ -151,7 +151,7 @@ def _wrong_observation(evidence: Evidence) -> tuple[int, str]:
 
 def _observe_params(evidence: Evidence, index: int, position: int) -> str:
     """Parameters of an observation, if its trace was heard message by message."""
-    if index >= len(evidence.heard):
+    if index not in evidence.heard:
         return ""
     observed = [s for s in evidence.heard[index].statements if isinstance(s, Observe)]
     if position >= len(observed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -27,6 +27,8 @@ _AGAIN_SHARE = 0.05
 """Shares of the time for all: for prior traces, and for one check that executes some of them again."""
 _LISTEN_SHARE = 0.02
 _FIRST_TRACES = 2
+_ANSWER_SECONDS = 5.0
+"""Within which a process answers a Handshake that has answered one before."""
 _MOST_AGAIN, _MOST_HEARD = 400, 20
 _SPOKEN = ("error", "observed_value", "truncated_normal", "rejection")
 """What a controller announces that wants to hear all that PPX can say draw by draw."""
@@ -57,6 +59,7 @@ class Evidence:
         self.prior_seconds = 0.0
         self._stack = ExitStack()
         self._second: Running | None = None
+        self._stepwise: tuple[Running, Simulator] | None = None
         started = time.perf_counter()
         self.simulator = subject.open()
         self.start_seconds = time.perf_counter() - started
@@ -104,10 +107,11 @@ class Evidence:
         """What a prior trace costs."""
         return self.prior_seconds / len(self.traces)
 
-    @property
+    @cached_property
     def sound(self) -> TraceBatch:
         """Those of `traces` that did not fail."""
-        return self.traces.select(self.traces.status == Status.OK)
+        is_sound = self.traces.status == Status.OK
+        return self.traces if is_sound.all() else self.traces.select(is_sound)
 
     @cached_property
     def some(self) -> TraceBatch:
@@ -122,14 +126,32 @@ class Evidence:
         process = None if self._second is None else self._second.process
         if self._second is None or (process is not None and process.exit_code() is not None):
             self._second = self._stack.enter_context(self.subject.running())
+            self.subject.connect(self._second.address).close()  # once it has answered, it answers at once
         return self._second
 
-    @cached_property
+    def connect(self, *, batches: bool = True) -> Simulator:
+        """A connection to the second process.
+
+        Args:
+            batches: False to go draw by draw.
+
+        Raises:
+            SimulatorStartError: It does not answer.
+        """
+        address = self.second.address
+        return self.subject.connect(
+            address, batches=batches and not self.defect, start_timeout=_ANSWER_SECONDS
+        )
+
+    @property
     def stepwise_simulator(self) -> Simulator:
         """The second process, steered draw by draw; `simulator` if that always is."""
         if self.defect or not self.takes_batches:
             return self.simulator
-        return self._stack.enter_context(self.subject.connect(self.second.address, batches=False))
+        second = self.second
+        if self._stepwise is None or self._stepwise[0] is not second:
+            self._stepwise = second, self._stack.enter_context(self.connect(batches=False))
+        return self._stepwise[1]
 
     @cached_property
     def stepwise(self) -> TraceBatch:
@@ -150,19 +172,22 @@ class Evidence:
         """Where the same traces part in the second process, if they do; None where there is only one."""
         if not self.subject.command:
             return None
-        with self.subject.connect(self.second.address, batches=not self.defect) as simulator:
+        with self.connect() as simulator:
             again = simulator.execute(ScriptBatch.empty(self.subject.seed, self.some.index), None)
         return first_difference(self.some, again)
 
     @cached_property
-    def heard(self) -> list[Played]:
-        """The first traces as told draw by draw, message by message."""
+    def heard(self) -> dict[int, Played]:
+        """The first of `some` as told draw by draw, message by message, by index; fewer if something goes wrong."""
         wanted = 1 + int(_LISTEN_SHARE * self.subject.seconds / max(self.seconds_per_trace, 1e-9))
         second = replace(self.subject, command=(), address=self.second.address)
-        with Stage(second) as stage, stage.link() as link:
+        heard: dict[int, Played] = {}
+        with Stage(second) as stage, stage.link() as link, suppress(PPXError):
             link.greet(_SPOKEN)
             stage.be_patient()
-            return [play(link, self.subject.seed, i) for i in range(min(wanted, _MOST_HEARD))]
+            for index in self.some.index[: min(wanted, _MOST_HEARD)].tolist():
+                heard[index] = play(link, self.subject.seed, index)
+        return heard
 
     def _prior(
         self, simulator: Simulator, index: NDArray[np.int64], share: float, *, first: int

@@ -116,7 +116,7 @@ class Subject:
             batches=batches,
         )
 
-    def connect(self, address: str, *, batches: bool = True) -> Simulator:
+    def connect(self, address: str, *, batches: bool = True, start_timeout: float | None = None) -> Simulator:
         """A connection to a simulator that is running, such as one of `running`; it is not started again if it dies.
 
         Raises:
@@ -125,14 +125,14 @@ class Subject:
         return Simulator(
             address=address,
             timeout=self.timeout,
-            start_timeout=self._start_timeout,
+            start_timeout=start_timeout or self._start_timeout,
             policy=_TOLERANT,
             batches=batches,
         )
 
     @property
     def _start_timeout(self) -> float:
-        return min(self.timeout, _START_SECONDS)
+        return _START_SECONDS if self.command else min(self.timeout, _START_SECONDS)
 
     @contextmanager
     def running(self) -> Iterator[Running]:

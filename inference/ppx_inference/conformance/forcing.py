@@ -56,7 +56,7 @@ def support(evidence: Evidence) -> Iterator[Finding]:
     attempts = list(_attempts(evidence.sound))
     taken: list[str] = []
     running = evidence.second
-    with evidence.subject.connect(running.address, batches=not evidence.defect) as simulator:
+    with evidence.connect() as simulator:
         before = simulator.execute(ScriptBatch.replay(first), None)
         for attempt in attempts:
             try:

@@ -49,7 +49,7 @@ def leaks(evidence: Evidence) -> Iterator[Finding]:
         return
     running = evidence.second
     assert running.process is not None
-    with evidence.subject.connect(running.address, batches=not evidence.defect) as simulator:
+    with evidence.connect() as simulator:
         try:
             runs, usage = _watched(evidence, simulator, running.process.pid)
         except SimulatorError as error:

@@ -77,8 +77,8 @@ def rejection(evidence: Evidence) -> Iterator[Finding]:
         loop = found[0]
         detail = (
             f"a loop that begins at {describe(traces.addresses[loop.address_id])} draws until something is accepted: "
-            f"{loop.rejected} of its rounds ({loop.tried} tried) could be left out, or repeated {_COPIES} times, without "
-            "any influence on the rest"
+            f"{loop.rejected} of its rounds ({loop.tried} tried) could be left out, or repeated {_COPIES} times, "
+            "without any influence on the rest"
         )
         yield Finding("rejection loops", Level.WARN, detail, _REMEDY, facts)
         return

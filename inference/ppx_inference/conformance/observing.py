@@ -87,7 +87,12 @@ def _unnamed(evidence: Evidence, traces: TraceBatch) -> list[str]:
     ]
     if not suspects or (traces.length.min() > _LONG and not any(_CALL_SITE.search(s) for s in suspects)):
         return []
-    return [s.address for t in evidence.heard for s in t.statements if isinstance(s, Observe) and not s.name]
+    return [
+        s.address
+        for t in evidence.heard.values()
+        for s in t.statements
+        if isinstance(s, Observe) and not s.name
+    ]
 
 
 def _alike(traces: TraceBatch) -> list[int]:

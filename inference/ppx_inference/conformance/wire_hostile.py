@@ -85,40 +85,45 @@ def garbage(stage: Stage) -> str:
 
 def mutations(stage: Stage) -> str:
     """Messages with some bytes changed, as many as time allows: whatever it makes of them, it must answer."""
-    began = time.monotonic()
-    sources = [(_DURING, encode(SampleResult(np.arange(3.0))))]
+    limit = time.monotonic() + _MUTATIONS_SHARE * stage.subject.seconds
+    sources: list[tuple[Situation, Event]] = [(_DURING, SampleResult(np.arange(3.0)))]
     if "batch" in stage.capabilities:
         none, no_ids, offsets = np.empty(0), np.empty(0, np.int32), np.zeros(4, np.int32)
         batch = RunBatch(1, 1, np.arange(3, dtype=np.uint64), False, offsets, no_ids, no_ids, none, none)
-        sources.append((_ALL_EXTENSIONS, encode(batch)))
+        sources.append((_WITH_EXTENSIONS, batch))
     tried = 0
     for number in range(_MOST_MUTATIONS):
-        situation, message = sources[number % len(sources)]
-        mutated = _mutated(message, np.random.default_rng(number))
-        if mutated is None:
-            continue
-        if time.monotonic() - began > _MUTATIONS_SHARE * stage.subject.seconds:
+        situation, event = sources[number % len(sources)]
+        mutated, changes = _mutated(encode(event), np.random.default_rng(number))
+        if _is_message(mutated):
+            continue  # it might mean anything
+        if time.monotonic() > limit:
             break
         with stage.link() as link:
             situation.lead(stage, link)
-            link.send_bytes(mutated, f"mutation {number} of a message{situation.when} ({mutated.hex()})")
+            link.send_bytes(mutated, f"{type(event).__name__} with {changes}{situation.when}")
             link.receive_any()
             link.greet()
         tried += 1
     return f"{tried} messages with changed bytes are answered"
 
 
-def _mutated(message: bytes, rng: np.random.Generator) -> bytes | None:
-    """A message with up to four bytes changed; None if it is one still, which might mean anything."""
-    mutated = bytearray(message)
+def _mutated(message: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
+    """A message with up to four bytes changed, and which."""
+    mutated, changes = bytearray(message), []
     for _ in range(rng.integers(1, 5)):
-        choices = (*_EDGES, int(rng.integers(256)))
-        mutated[rng.integers(len(mutated))] = choices[rng.integers(len(choices))]
+        position, choices = int(rng.integers(len(mutated))), (*_EDGES, int(rng.integers(256)))
+        mutated[position] = choices[rng.integers(len(choices))]
+        changes.append(f"byte {position} = {mutated[position]:#04x}")
+    return bytes(mutated), ", ".join(changes)
+
+
+def _is_message(data: bytes) -> bool:
     try:
-        decode(bytes(mutated))
+        decode(data)
     except RemoteProtocolError:
-        return bytes(mutated)
-    return None
+        return False
+    return True
 
 
 def oversized(stage: Stage) -> str:
@@ -224,7 +229,7 @@ def _with_all_extensions(stage: Stage, link: Link) -> None:
     link.greet(CAPABILITIES)
 
 
-_ALL_EXTENSIONS = Situation(" between traces", _with_all_extensions)
+_WITH_EXTENSIONS = Situation(" between traces", _with_all_extensions)
 _BETWEEN = Situation(" between traces", _between_traces)
 _DURING = Situation(" as the answer to a draw", begin_trace)
 

@@ -21,7 +21,6 @@ from ppx_inference.conformance.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
 GAUSSIAN = (sys.executable, str(ROOT / "simulators" / "gaussian" / "gaussian.py"))
-LEGACY = (sys.executable, str(ROOT / "tests" / "interop" / "legacy_simulator.py"))
 
 Serve = Callable[[str, str], AbstractContextManager[str]]
 
@@ -152,15 +151,6 @@ def test_an_interruption_shows_what_is_known(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "1 findings are shown" in err
     assert (found["complete"], [c["check"] for c in found["checks"]]) == (False, ["handshake"])
-
-
-@pytest.mark.slow
-def test_a_simulator_on_the_generated_code_of_pyprob_passes_the_part_of_ppx_1_0() -> None:
-    pytest.importorskip("pyprob", reason="pyprob is not installed (extra `pyprob`)")
-    found = document(check("--json", "--", *LEGACY))
-    assert found["protocol"] == "1.0"
-    assert found["counts"]["fail"] == 0
-    assert {c["check"] for c in found["checks"] if c["level"] == "skip"} >= {"both ways", "log_prob"}
 
 
 @pytest.mark.slow

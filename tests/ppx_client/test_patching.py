@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -95,6 +97,60 @@ def test_modules_imported_meanwhile_do_not_keep_it(tmp_path: Path, monkeypatch: 
     assert lately_imported.gauss is gauss
     with patched():
         assert lately_imported.gauss is not ORIGINALS[NAMES.index("gauss")]
+
+
+variable: Any = random.gauss
+deleted: Any = np.random.normal
+
+
+def test_what_the_program_assigns_stays() -> None:
+    global variable, deleted
+    with patched():
+        assert variable is random.gauss
+        assert deleted is np.random.normal
+        variable = 1
+        del deleted
+    assert variable == 1
+    assert "deleted" not in globals()
+    with patched():
+        assert variable == 1
+
+
+def test_copies_are_of_the_same_kind() -> None:
+    with patched():
+        copies = copy.deepcopy(np.random.mtrand._rand), pickle.loads(pickle.dumps(np.random.mtrand._rand))
+        assert [np.shape(twin.randn(2)) for twin in copies] == [(2,), (2,)]
+
+
+def test_libraries_that_want_a_random_state_get_one() -> None:
+    with patched():
+        assert isinstance(np.random.mtrand._rand, np.random.RandomState)
+        assert isinstance(np.random.mtrand._rand, np.random.Generator)
+        assert np.random.default_rng(np.random.mtrand._rand) is np.random.mtrand._rand
+
+
+@pytest.mark.parametrize("call", [
+    lambda: random.choices([]),
+    lambda: random.choice([]),
+    lambda: random.sample({1, 2}, 1),
+    lambda: random.sample([1], 2),
+    lambda: random.sample([1, 2], 1, counts=[2]),
+    lambda: random.randint(2, 1),
+    lambda: random.randrange(0),
+])  # fmt: skip
+def test_what_python_rejects_is_rejected(call: Callable[[], Any]) -> None:
+    with pytest.raises((ValueError, TypeError, IndexError)) as theirs:
+        call()
+    with patched(), pytest.raises(theirs.type):
+        call()
+
+
+def test_numbers_may_be_as_large_as_pythons() -> None:
+    with patched():
+        assert 10**30 <= random.randint(10**30, 10**30 + 5) <= 10**30 + 5
+        assert {random.randrange(10**40) > 10**39 for _ in range(300)} == {True, False}
+        assert len(set(random.sample(range(10**12), 5))) == 5
+        assert sorted(random.sample("ab", 3, counts=[1, 2])) == ["a", "b", "b"]
 
 
 SAME = [

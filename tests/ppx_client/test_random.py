@@ -183,6 +183,11 @@ def test_types_and_shapes_are_numpys(name: str, size: Any) -> None:
     lambda rng: rng.integers(5, dtype=int),
     lambda rng: rng.integers([1, 2], [[5], [600]], endpoint=True),
     lambda rng: rng.integers(0, 2**64, size=2, dtype=np.uint64),
+    lambda rng: rng.integers(1e6),
+    lambda rng: rng.integers([0.5, -1.5], 3.7),
+    lambda rng: rng.choice([], 0),
+    lambda rng: rng.choice(3, p=np.full(3, 0.3333, np.float32)),
+    lambda rng: rng.permuted(np.zeros((0, 3)), axis=1),
     lambda rng: rng.choice(5),
     lambda rng: rng.choice(5, p=[0.2] * 5),
     lambda rng: rng.choice([1.5, 2.5], 3),
@@ -277,6 +282,8 @@ def test_many_outcomes_are_all_reached() -> None:
     huge = rng.integers(-(2**63), 2**63, size=2000)
     assert abs((huge / 2.0**63).mean()) < 4 * 3**-0.5 / 2000**0.5
     assert len(np.unique(huge % 1024)) > 800  # the last bits are random, too
+    uneven = rng.integers(0, 3 << 62, size=3000, dtype=np.uint64) % np.uint64(3)
+    assert st.chisquare(np.bincount(uneven.astype(int))).pvalue > ALPHA  # 64 bits are too few for that
     few = rng.integers([0, 0], [70, 3], size=(500, 2))
     assert (few.max(0) == [69, 2]).all()
 
@@ -315,6 +322,10 @@ def test_all_orders_are_equally_likely(call: Callable[[Any], Any]) -> None:
     assert len(values) == 24
     assert st.chisquare(counts).pvalue > ALPHA
     assert st.chisquare(counts + 40 * (np.arange(24) < 12)).pvalue < ALPHA
+
+
+def test_some_of_very_many_are_drawn_without_listing_them() -> None:
+    assert len(set(Generator().choice(10**12, 5, replace=False).tolist())) == 5
 
 
 def test_shuffling_moves_rows() -> None:

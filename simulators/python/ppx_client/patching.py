@@ -8,8 +8,9 @@ While `forward` runs, every function of the module `random` and every one of `nu
 generator makes PPX draws; also where a module has imported it by name, and where SciPy draws for lack of a
 `random_state`. Afterwards everything is as it was.
 
-Generators that the program makes itself, by `random.Random(...)` or `numpy.random.RandomState(...)`, are not reached;
-`numpy.random.default_rng` is, on request.
+What is replaced are variables of modules. A function that the program keeps elsewhere (`def walk(draw=random.gauss)`,
+`self.draw = random.gauss`) is not reached, nor are generators that it makes itself, by `random.Random(...)` or
+`numpy.random.RandomState(...)`; `numpy.random.default_rng` is, on request.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class _Names(NamedTuple):
 
     Attributes:
         namespace: Its variables.
-        substitutes: By name, what takes the place of each object.
+        pairs: By name, the object and what takes its place.
     """
 
     namespace: dict[str, Any]
-    substitutes: dict[str, Any]
+    pairs: dict[str, tuple[Any, Any]]
 
 
 class Replacement(ContextDecorator):
@@ -67,21 +68,20 @@ class Replacement(ContextDecorator):
             if not self._before and self._num_modules != len(sys.modules):
                 self._names = _references(self._pairs)
                 self._num_modules = len(sys.modules)
-            self._before.append(
-                [{name: namespace[name] for name in substitutes} for namespace, substitutes in self._names]
-            )
-            for namespace, substitutes in self._names:
-                namespace.update(substitutes)
+            self._before.append([_put(namespace, pairs) for namespace, pairs in self._names])
         return self
 
     def __exit__(self, *exception: object) -> None:
         with _lock:
-            for (namespace, _), before in zip(self._names, self._before.pop(), strict=True):
-                namespace.update(before)
+            for (namespace, pairs), before in zip(self._names, self._before.pop(), strict=True):
+                for name, value in before.items():
+                    # What the program has assigned meanwhile is its own affair.
+                    if namespace.get(name) is pairs[name][1]:
+                        namespace[name] = value
             if not self._before and self._num_modules != len(sys.modules):
                 # Modules that were imported meanwhile may have taken the substitutes.
-                for namespace, originals in _references([(ours, theirs) for theirs, ours in self._pairs]):
-                    namespace.update(originals)
+                for namespace, pairs in _references([(ours, theirs) for theirs, ours in self._pairs]):
+                    namespace.update({name: original for name, (_, original) in pairs.items()})
 
 
 _lock = threading.RLock()
@@ -89,9 +89,21 @@ _stands_for: dict[int, int] = {}
 """Substitutes, by the object whose place they take: within a block another one finds them there."""
 
 
+def _put(namespace: dict[str, Any], pairs: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Puts the substitutes where names refer to what they replace; what was there before, by name."""
+    before = {}
+    for name, (original, substitute) in pairs.items():
+        # The program may have deleted the name, or assigned something else to it.
+        value = namespace.get(name)
+        if value is original or _stands_for.get(id(value)) == id(original):
+            before[name] = value
+            namespace[name] = substitute
+    return before
+
+
 def _references(pairs: Sequence[tuple[Any, Any]]) -> list[_Names]:
     """Every name by which a module of others, or a SciPy distribution in it, refers to the first of a pair."""
-    substitutes = {id(original): substitute for original, substitute in pairs}
+    by_id = {id(pair[0]): pair for pair in pairs}
     namespaces = {
         id(vars(module)): vars(module)
         for name, module in list(sys.modules.items())
@@ -104,9 +116,9 @@ def _references(pairs: Sequence[tuple[Any, Any]]) -> list[_Names]:
     for namespace in namespaces.values():
         names = {}
         for name, value in list(namespace.items()):
-            number = id(value) if id(value) in substitutes else _stands_for.get(id(value))
-            if number in substitutes:
-                names[name] = substitutes[number]
+            number = id(value) if id(value) in by_id else _stands_for.get(id(value))
+            if number in by_id:
+                names[name] = by_id[number]
         if names:
             found.append(_Names(namespace, names))
     return found

@@ -184,7 +184,7 @@ class Generator(np.random.Generator):
         dtype: DTypeLike = np.int64,
         endpoint: bool = False,
     ) -> Any:
-        """Categorical if there are at most 64 outcomes, else floor(n u) of a Uniform u (two beyond 2^32 outcomes)."""
+        """Categorical if there are at most 64 outcomes, else floor(n u) of a Uniform u (several beyond 2^32)."""
         call = self._draws.call(_caller(1))
         return call.deliver(random_indices.integers(call, low, high, size, dtype, endpoint))
 
@@ -349,11 +349,11 @@ class Generator(np.random.Generator):
     __str__ = __repr__
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self._draws.control, self._draws.name)
+        return _rebuild, (type(self), self._draws.control, self._draws.name)
 
 
-def _rebuild(control: bool, name: str) -> Generator:
-    generator = Generator(control=control)
+def _rebuild(kind: type[Generator], control: bool, name: str) -> Generator:
+    generator = kind(control=control)
     return generator.named(name) if name else generator
 
 

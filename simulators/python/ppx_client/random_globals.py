@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import sys
 from bisect import bisect
+from collections.abc import Sequence
 from itertools import accumulate
+from operator import index
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -75,12 +77,16 @@ class StandardRandom(random.Random):
 
     def _randbelow(self, n: int) -> int:
         """What Python's own methods make whole numbers of."""
-        return int(random_indices.integers(self._draws.call(_caller(1)), 0, n, None, np.int64, False))
+        return int(random_indices.index(self._draws.call(_caller(1)), n, (), whole=True))
 
     def randint(self, a: int, b: int) -> int:
         """A whole number from `a` to `b`, as by `Generator.integers`."""
+        first, outcomes = index(a), index(b) - index(a) + 1
+        if outcomes < 1:
+            raise ValueError(f"randint({a}, {b}): there is no whole number from {a} to {b}")
         call = self._draws.call(_caller(1))
-        return int(call.deliver(random_indices.integers(call, a, b, None, np.int64, True)))
+        offset = int(random_indices.index(call, outcomes, (), whole=first == 0))
+        return int(call.deliver(first + offset))
 
     def choice(self, seq: Any) -> Any:
         """An element, its index as by `Generator.integers`."""
@@ -101,6 +107,8 @@ class StandardRandom(random.Random):
         if weights is not None and cum_weights is not None:
             raise TypeError("Cannot specify both weights and cumulative weights")
         count = len(population)
+        if not count and k > 0:
+            raise IndexError("Cannot choose from an empty population")
         call = self._draws.call(_caller(1))
         if weights is None and cum_weights is None:
             return [
@@ -125,12 +133,17 @@ class StandardRandom(random.Random):
 
     def sample(self, population: Any, k: int, *, counts: Any = None) -> list[Any]:
         """Different elements, by one array of Uniforms."""
-        items = list(population)
-        if counts is not None:
-            items = [item for item, count in zip(items, counts, strict=True) for _ in range(count)]
-        if not 0 <= k <= len(items):
+        if not isinstance(population, Sequence):
+            # The order of a set may be another one in every process.
+            raise TypeError("Population must be a sequence.  For dicts or sets, use sorted(d).")
+        below = None if counts is None else list(accumulate(counts))
+        if below is not None and len(below) != len(population):
+            raise ValueError("The number of counts does not match the population")
+        size = len(population) if below is None else (below or [0])[-1]
+        if not 0 <= k <= size:
             raise ValueError("Sample larger than population or is negative")
-        return [items[i] for i in random_indices.order(self._draws.call(_caller(1)), len(items), k).tolist()]
+        rows = random_indices.order(self._draws.call(_caller(1)), size, k).tolist()
+        return [population[i if below is None else bisect(below, i)] for i in rows]
 
     def uniform(self, a: float, b: float) -> Any:
         """Uniform."""
@@ -170,7 +183,15 @@ class StandardRandom(random.Random):
 
 
 class GlobalGenerator(Generator):
-    """What the functions of the module `numpy.random` call: `Generator` with the names they had before it."""
+    """What the functions of the module `numpy.random` call: `Generator` with the names they had before it.
+
+    It is an instance of `numpy.random.RandomState`, too, for libraries that ask (scikit-learn's `check_random_state`).
+    """
+
+    @property
+    def __class__(self) -> Any:
+        """What `isinstance` sees besides the type."""
+        return np.random.RandomState
 
     def seed(self, *args: Any, **kwargs: Any) -> None:
         """Has no effect: the controller draws."""

@@ -7,6 +7,7 @@ with every draw, and of so many the order mostly matters.
 
 from __future__ import annotations
 
+import functools
 import operator
 from functools import lru_cache
 from math import prod
@@ -24,7 +25,8 @@ FEW = 64
 _MANY = 1 << 20
 """Most probabilities of an array of Categoricals, all together; beyond them it is made of Uniforms."""
 _ONE_UNIFORM = 1 << 32
-"""Most outcomes that one Uniform decides: its 52 bits then leave an error of 2^-20 in their probabilities."""
+"""Most outcomes that one Uniform decides: its 52 bits then leave an error of 2^-20 in their probabilities; more are
+decided by as many words of 32 bits as leave one of 2^-32."""
 
 
 @lru_cache(256)
@@ -41,7 +43,7 @@ def index(call: Call, outcomes: int, shape: Shape, *, whole: bool) -> Any:
         shape: Shape of the result.
         whole: Whether the index is the number that is asked for, rather than a part of it.
     """
-    if outcomes == 1:
+    if outcomes == 1 or 0 in shape:
         return np.zeros(shape, np.int64)
     if shape == () and FEW < outcomes <= _ONE_UNIFORM:
         return min(int(call.uniform(()) * outcomes), outcomes - 1)
@@ -57,9 +59,11 @@ def _scaled(call: Call, outcomes: NDArray[Any], shape: Shape) -> Any:
     if outcomes.size == 0 or outcomes.max() <= _ONE_UNIFORM:
         wide = outcomes.astype(np.float64)
         return np.minimum(np.floor(call.uniform(shape) * wide), wide - 1.0).astype(np.int64)
-    words = np.floor(call.uniform((*shape, 2), "words") * 2.0**32).astype(np.uint64).astype(object)
-    # The upper half of the product of a 64-bit number and the number of outcomes.
-    return ((words[..., 0] << 32 | words[..., 1]) * outcomes.astype(object)) >> 64
+    count = -(-int(outcomes.max()).bit_length() // 32) + 1
+    words = np.floor(call.uniform((*shape, count), "words") * 2.0**32).astype(np.uint64).astype(object)
+    number = functools.reduce(lambda high, low: high << 32 | low, np.moveaxis(words, -1, 0))
+    # As floor(n u), with a u of that many words.
+    return (number * outcomes.astype(object)) >> 32 * count
 
 
 def integers(call: Call, low: Any, high: Any, size: Size, dtype: Any, endpoint: bool) -> Any:
@@ -89,11 +93,10 @@ def _ranges(low: Any, high: Any, endpoint: bool) -> tuple[NDArray[Any], NDArray[
     bounds = []
     for name, bound in (("low", low), ("high", high)):
         try:
-            bounds.append(
-                np.array([operator.index(one) for one in np.ravel(bound)], object).reshape(np.shape(bound))
-            )
-        except TypeError:
-            raise TypeError(f"integers: {name} = {bound!r} is no whole number or array of them") from None
+            # NumPy cuts off what is behind the point, too: integers(1e6) is often written.
+            bounds.append(np.array([int(one) for one in np.ravel(bound)], object).reshape(np.shape(bound)))
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(f"integers: {name} = {bound!r} is no number or array of numbers") from None
     first, last = np.asarray(bounds[0]), np.asarray(bounds[1])
     outcomes = np.asarray(last - first + (1 if endpoint else 0), object)
     if not (outcomes > 0).all():
@@ -137,13 +140,15 @@ def choice(call: Call, a: Any, size: Size, replace: bool, p: Any, axis: int) -> 
 
 
 def _probabilities(p: Any, count: int) -> Floats:
-    probs = np.asarray(p, np.float64)
+    given = np.asarray(p)
+    probs = given.astype(np.float64)
     if probs.shape != (count,):
         raise DistributionError(
             f"choice: p has shape {probs.shape}, but there are {count} elements to choose from"
         )
     require((probs >= 0) & (probs <= 1), "choice: the probabilities p must be in [0, 1]")
-    if abs(probs.sum() - 1.0) > 1e-6:
+    tolerance = np.finfo(given.dtype).eps ** 0.5 if given.dtype.kind == "f" else 0.0  # NumPy's
+    if abs(probs.sum() - 1.0) > max(tolerance, 1e-6):
         raise DistributionError(
             f"choice: the probabilities p sum to {probs.sum()}, not 1; divide them by their sum"
         )
@@ -182,7 +187,10 @@ def _without_replacement(call: Call, count: int, probs: Floats | None, shape: Sh
 
 
 def order(call: Call, count: int, wanted: int | None = None) -> Any:
-    """The first `wanted` of 0 to `count` - 1 in random order (Fisher and Yates), by one array of Uniforms."""
+    """The first `wanted` of 0 to `count` - 1 in random order (Fisher and Yates), by one array of Uniforms.
+
+    The effort is that of `wanted`, however large the count.
+    """
     return orders(call, 1, count, wanted)[0]
 
 
@@ -191,14 +199,18 @@ def orders(call: Call, rows: int, count: int, wanted: int | None = None) -> Any:
     wanted = count if wanted is None else wanted
     # The last of all has no choice left.
     steps = max(min(wanted, count - 1), 0)
-    numbers = np.zeros((rows, 0)) if steps == 0 else call.uniform((rows, steps) if rows > 1 else (steps,))
+    numbers = np.zeros((rows, 0)) if steps == 0 else call.uniform((steps,) if rows == 1 else (rows, steps))
     result = []
     for uniforms in np.reshape(numbers, (rows, steps)).tolist():
-        places = list(range(count))
+        moved: dict[int, int] = {}  # what is at a place, if it is not the number of the place
+        chosen = []
         for i, u in enumerate(uniforms):
             j = i + int(u * (count - i))
-            places[i], places[j] = places[j], places[i]
-        result.append(places[:wanted])
+            chosen.append(moved.get(j, j))
+            moved[j] = moved.get(i, i)
+        if wanted > steps:
+            chosen.append(moved.get(steps, steps))
+        result.append(chosen)
     return np.array(result, np.int64).reshape(rows, wanted)
 
 

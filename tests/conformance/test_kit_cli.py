@@ -38,7 +38,7 @@ def document(result: Result, exit_code: int = 0) -> dict[str, Any]:
 
 def test_a_sound_simulator_passes_every_check(tmp_path: Path) -> None:
     graph = tmp_path / "graph.svg"
-    quick = ("--seconds", "2", "-n", "100", "--runs", "300")
+    quick = ("--seconds", "10", "-n", "100", "--runs", "300")
     found = document(check(*quick, "--strict", "--json", "--graph", str(graph), "--", *GAUSSIAN))
     assert (found["passed"], found["strict"], found["complete"]) == (True, True, True)
     assert (found["model_name"], found["protocol"], found["num_traces"]) == ("gaussian", "batch", 100)

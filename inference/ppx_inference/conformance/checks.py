@@ -18,7 +18,7 @@ from ppx_inference.conformance import (
     wire,
 )
 from ppx_inference.conformance.evidence import Evidence
-from ppx_inference.conformance.findings import Finding, Level, Subject
+from ppx_inference.conformance.findings import Finding, Level
 from ppx_server.errors import PPXError
 
 
@@ -136,6 +136,3 @@ def _has_traces(evidence: Evidence) -> bool:
         return len(evidence.sound) > 0
     except PPXError:  # told by the check of traces
         return False
-
-
-__all__ = ["CHECKS", "Check", "Evidence", "Subject", "judge", "unstarted"]

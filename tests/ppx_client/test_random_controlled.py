@@ -40,6 +40,8 @@ def simulate(rng):
     items = list(range(5))
     rng.shuffle(items)
     skewed = scipy.stats.gamma.rvs(2.0, random_state=rng)
+    either = rng.normal() if a > 0 else rng.uniform()
+    total = sum(map(rng.exponential, [1.0, 2.0]))
     loop = [rng.poisson(3) for _ in range(2)]
     return mu + 0.0 * (doubled + a + b + t + die + coin + noise.sum() + counts[0] + angle + items[0] + skewed + loop[0])
 
@@ -118,7 +120,8 @@ def test_a_draw_has_the_name_of_its_variable_and_the_address_of_its_place(traces
     assert named(traces, "coin")[1] == ["Categorical"]
     assert named(traces, "gain")[1] == ["Normal"]
     assert named(traces, "gain")[0][0].startswith("detector/model:")
-    assert all(named(traces, name) == ([], []) for name in ("doubled", "a", "items", "loop"))
+    assert all(named(traces, name) == ([], []) for name in ("doubled", "a", "items", "loop", "total"))
+    assert set(named(traces, "either")[1]) == {"Normal", "Uniform"}
 
 
 def test_a_computed_number_is_a_tag_above_its_draws(traces: TraceBatch) -> None:

@@ -188,7 +188,7 @@ class GlobalGenerator(Generator):
     It is an instance of `numpy.random.RandomState`, too, for libraries that ask (scikit-learn's `check_random_state`).
     """
 
-    @property
+    @property  # type: ignore[misc]  # in the base class it can be assigned to
     def __class__(self) -> Any:
         """What `isinstance` sees besides the type."""
         return np.random.RandomState

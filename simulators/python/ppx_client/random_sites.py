@@ -1,13 +1,15 @@
 """Where in the model a random number is asked for: address and name of a draw that the code itself does not name.
 
 The address is the call site, as for `sample`. The name is the variable that the number is assigned to, if it is
-assigned as it is: `mu = rng.normal(0, 1)` is a draw named `mu`, `mu = 2 * rng.normal(0, 1)` has no name. Where a
+assigned as it is: `mu = rng.normal(0, 1)` is a draw named `mu`, `mu = 2 * rng.normal(0, 1)` has no name, nor have
+those of `mu = sum(map(rng.normal, means))`. Where a
 library draws (`scipy.stats.norm.rvs(random_state=rng)`), the call site is the place in the model that called the
 library, followed by the function of the library that draws.
 """
 
 from __future__ import annotations
 
+import builtins
 import dis
 from types import CodeType, FrameType
 from typing import NamedTuple
@@ -71,7 +73,14 @@ def _package(frame: FrameType) -> str:
 
 def _assigned(frame: FrameType) -> str:
     """The variable or attribute that takes the result of the call."""
-    after = [one for one in dis.get_instructions(frame.f_code) if one.offset > frame.f_lasti][:2]
+    instructions = list(dis.get_instructions(frame.f_code))
+    # Entries of its cache may lie between the instruction and where the frame is.
+    at = sum(one.offset <= frame.f_lasti for one in instructions) - 1
+    if _calls_builtin(frame, instructions, at):
+        return ""
+    after = instructions[at + 1 : at + 3]
+    if after and after[0].opname == "JUMP_FORWARD":  # x = ... if ... else ...
+        after = [one for one in instructions if one.offset >= after[0].argval][:2]
     names = [one.argval[0] if isinstance(one.argval, tuple) else one.argval for one in after]
     operations = [one.opname for one in after]
     if operations and operations[0].startswith(_STORES):
@@ -79,6 +88,26 @@ def _assigned(frame: FrameType) -> str:
     if len(after) == 2 and operations[0].startswith("LOAD_") and operations[1] == "STORE_ATTR":
         return str(names[1])
     return ""
+
+
+def _calls_builtin(frame: FrameType, instructions: list[dis.Instruction], at: int) -> bool:
+    """Whether the call is of something like `sum`, which itself called the generator: sum(map(rng.normal, means))."""
+    start = _start(instructions[at])
+    return start is not None and any(
+        one.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        and _start(one) == start
+        and hasattr(builtins, one.argval)
+        and one.argval not in frame.f_globals
+        for one in instructions[:at]
+    )
+
+
+def _start(instruction: dis.Instruction) -> tuple[int | None, int] | None:
+    """Where the expression of an instruction begins; None if Python keeps no columns."""
+    position = instruction.positions
+    if position is None or position.col_offset is None:
+        return None
+    return position.lineno, position.col_offset
 
 
 _STORES = ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF")

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import __doc__ as about
-from benchmarks import comparison, costs, memory, million, scaling, work
+from benchmarks import adapters, comparison, costs, memory, million, scaling, work
 from benchmarks.models import LANGUAGES, MODELS, languages
 
 EXAMPLES = """\
@@ -24,6 +24,8 @@ examples:
   python -m benchmarks memory                                  bytes per kept trace, in memory and on disk
   python -m benchmarks million --out /data/tau                 a million tau traces to disk; go on by the same command
   python -m benchmarks profile                                 what a draw costs, in ns, and where
+  python -m benchmarks adapters                                what a draw through each adapter costs, and without it
+  python -m benchmarks adapters --only python cpp --json adapters.json
 """
 
 
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         memory.show(options.models, options.num_traces, console)
     elif options.what == "million":
         million.run(options.out, options.num_traces, drawn=options.drawn)
+    elif options.what == "adapters":
+        seconds, rounds = (0.02, 1) if options.quick else (options.seconds, 10)
+        adapters.show(options.only, seconds, console, rounds=rounds, file=options.json)
     else:
         costs.show(options.models, options.seconds, console)
 
@@ -80,7 +85,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "what",
         nargs="?",
         default="table",
-        choices=("table", "scaling", "memory", "million", "profile"),
+        choices=("table", "scaling", "memory", "million", "profile", "adapters"),
         help="what to measure (default: table)",
     )
     several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
@@ -88,7 +93,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--models", choices=MODELS, default=list(MODELS), help=f"which of {names(MODELS)}", **several
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="per kind of work (default 1)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per kind of work, or adapter (default 1)")
+    parser.add_argument(
+        "--only", help=f"which of {names(work.LABELS)}; adapters: of {names(adapters.PROGRAMS)}", **several
+    )
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="table, adapters: write the figures")
     table = parser.add_argument_group("table")
     table.add_argument(
         "--languages",
@@ -99,13 +109,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     table.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     table.add_argument(
-        "--only",
-        choices=work.LABELS,
-        default=list(work.LABELS),
-        help=f"which of {names(work.LABELS)}",
-        **several,
-    )
-    table.add_argument(
         "--sides",
         choices=comparison.SIDES,
         default=list(comparison.SIDES),
@@ -114,8 +117,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     table.add_argument("--training-seconds", type=float, default=3.0, help="of training (default 3)")
     table.add_argument("--workers", type=int, help="simulator processes of ours (default: that of Simulator)")
-    table.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
-    table.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round")
     others = parser.add_argument_group("scaling, memory, million")
     others.add_argument("--most", type=int, default=8, help="scaling: most simulator processes (default 8)")
     others.add_argument("--num-traces", type=int, help="memory, million: how many traces")
@@ -124,6 +125,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--drawn", action="store_true", help="million: with the drawn calorimeter images, 8 kB more per trace"
     )
     options = parser.parse_args(arguments)
+    known = list(adapters.PROGRAMS if options.what == "adapters" else work.LABELS)
+    options.only = options.only or known
+    unknown = [name for name in options.only if name not in known]
+    if unknown:
+        parser.error(f"--only: {options.what} does not measure {names(unknown)}; choose from {names(known)}")
     if options.what == "million" and options.out is None:
         parser.error("million writes to disk: say where, --out FOLDER")
     return options

@@ -9,42 +9,17 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import zmq
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import work
+from benchmarks.conversation import Conversation, Costs
 from benchmarks.models import MODELS, ROOT, languages
 from ppx_inference import Simulator
-from ppx_server.process import SimulatorProcess
-from ppx_server.protocol import CAPABILITIES, BatchResult, Connection, Event, Handshake, Role, RunBatch
-from ppx_server.transport import Channel
 
-_TIMEOUT = 30_000
-"""Milliseconds until a simulator must have answered."""
 _BATCH = 2_000
-
-
-class Costs(NamedTuple):
-    """Seconds that a batch of prior traces took.
-
-    Attributes:
-        num_draws: Draws in it.
-        num_bytes: Of the answer.
-        simulator: What the simulator says it needed.
-        message: From sending the request to the arrival of the answer, beyond that.
-        decoding: From bytes to columns.
-    """
-
-    num_draws: int
-    num_bytes: int
-    simulator: float
-    message: float
-    decoding: float
 
 
 def show(models: Sequence[str], seconds: float, console: Console) -> None:
@@ -52,7 +27,7 @@ def show(models: Sequence[str], seconds: float, console: Console) -> None:
     for name in models:
         for language in languages():
             command = MODELS[name].command(language)
-            parts = _conversation(command)
+            parts = _alone(command)
             with Simulator(command, num_workers=1) as sim:
                 length = float(sim.prior(1000).length.mean())
                 rate = work.rate(partial(_prior, sim), seconds, first=1000)
@@ -76,54 +51,10 @@ def _prior(sim: Simulator, count: int) -> None:
     sim.prior(count, seed=1)
 
 
-def _conversation(command: Sequence[str]) -> list[Costs]:
+def _alone(command: Sequence[str]) -> list[Costs]:
     """Batches one at a time, so that each part can be told from the others."""
-    process = SimulatorProcess(tuple(command))
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        channel, connection = Channel(context, process.address), Connection(Role.CONTROLLER)
-        channel.send(connection.send(Handshake("benchmarks", CAPABILITIES)))
-        _answer(channel, connection)
-        found = []
-        for number in range(12):
-            index = np.arange(number * _BATCH, (number + 1) * _BATCH, dtype=np.uint64)
-            started = time.perf_counter()
-            channel.send(connection.send(_empty(number, index)))
-            data = _bytes(channel)
-            arrived = time.perf_counter()
-            event = connection.receive(data)
-            decoded = time.perf_counter()
-            assert isinstance(event, BatchResult)
-            found.append(
-                Costs(
-                    len(event.address),
-                    len(data),
-                    event.seconds,
-                    arrived - started - event.seconds,
-                    decoded - arrived,
-                )
-            )
-        channel.close()
-        return found[2:]
-    finally:
-        process.stop(grace=0.0)
-        context.destroy(linger=0)
-
-
-def _empty(number: int, index: NDArray[np.uint64]) -> RunBatch:
-    ids, values = np.empty(0, np.int32), np.empty(0)
-    return RunBatch(number, 1, index, False, np.zeros(len(index) + 1, np.int32), ids, ids, values, values)
-
-
-def _bytes(channel: Channel) -> bytes:
-    while (data := channel.receive()) is None:
-        if not channel.socket.poll(_TIMEOUT):
-            raise SystemExit(f"the simulator at {channel.address} did not answer for {_TIMEOUT / 1000:g} s")
-    return data
-
-
-def _answer(channel: Channel, connection: Connection) -> Event:
-    return connection.receive(_bytes(channel))
+    with Conversation(command) as conversation:
+        return [conversation.play(_BATCH) for _ in range(12)][2:]
 
 
 def _profile(command: Sequence[str], console: Console) -> None:

@@ -34,7 +34,8 @@ local({
 #' @param fingerprint Text that changes whenever the model does; by default a hash of the script and of `forward`.
 ppx_serve <- function(forward, name, address = NULL, fingerprint = .ppx_fingerprint(forward)) {
   run <- function() {
-    tryCatch({
+    .ppx_trace$num_ends <- 0L
+    withRestarts(tryCatch({
       value <- forward()
       if (!is.null(value)) {
         if (!is.numeric(value) && !is.logical(value)) stop("the model returned no numbers; return NULL or numbers")
@@ -42,7 +43,8 @@ ppx_serve <- function(forward, name, address = NULL, fingerprint = .ppx_fingerpr
       }
     }, ppx_trace_over = function(condition) NULL,
     interrupt = function(condition) .Call(.ppx$r_interrupt),
-    error = function(error) .Call(.ppx$r_fail, .ppx_message(error)))
+    error = function(error) .Call(.ppx$r_fail, .ppx_message(error))),
+    ppx_leave = function() NULL)
   }
   if (.Call(.ppx$r_serve, run, name, address, fingerprint) != 0L) stop("cannot serve; stderr has the reason")
   invisible(NULL)
@@ -136,26 +138,38 @@ ppx_observe_weibull <- function(scale, shape, name, value = NULL) .ppx_observe(1
 ppx_observe_truncated_normal <- function(mean, sd, min, max, name, value = NULL)
   .ppx_observe(12L, list(mean, sd, min, max), name, value)
 
-#' Indices into `probs` count from 1.
+#' Indices into `probs` count from 1; of a matrix, there is one for each row.
 ppx_observe_categorical <- function(probs, name, value = NULL) {
   index <- if (is.null(value)) NULL else as.double(value) - 1
-  .ppx_done(.Call(.ppx$r_observe, 3L, as.double(probs), index, name)) + 1
+  count <- if (is.matrix(probs)) nrow(probs) else 1L
+  if (!is.null(value) && length(value) != count)
+    stop("observation '", name, "': the value has ", length(value), " elements, and there are probabilities of ", count)
+  if (is.matrix(probs)) {
+    out <- .Call(.ppx$r_observe_array, 3L, list(.ppx_data(probs)), ncol(probs), count, count, index, name)
+  } else {
+    out <- .Call(.ppx$r_observe, 3L, as.double(probs), index, name)
+  }
+  .ppx_done(out) + 1
 }
 
 # ---- Behind them ----
+
+.ppx_trace <- list2env(list(num_ends = 0L))  # how often the model was told that its trace is over
 
 #' What a statement returned, unless the trace is over or something was wrong: then the model ends here.
 .ppx_done <- function(value) {
   if (!is.null(value)) return(value)
   message <- .Call(.ppx$r_take_error)
   if (nzchar(message)) stop(message, call. = FALSE)
+  # A model that catches all conditions would go on for ever; no handler of conditions keeps a restart.
+  .ppx_trace$num_ends <- .ppx_trace$num_ends + 1L
+  if (.ppx_trace$num_ends > 1000L) invokeRestart("ppx_leave")
   stop(structure(class = c("ppx_trace_over", "condition"), list(message = "the trace is over", call = NULL)))
 }
 
 .ppx_draw <- function(family, params, name) {
-  flat <- as.double(unlist(params, use.names = FALSE))
-  if (length(flat) == length(params)) {
-    value <- .Call(.ppx$r_draw, family, flat, name)
+  if (all(lengths(params) == 1L)) {
+    value <- .Call(.ppx$r_draw, family, as.double(unlist(params, use.names = FALSE)), name)
     return(if (is.null(value)) .ppx_done(value) else value)
   }
   shape <- .ppx_common_shape(params, NULL)
@@ -164,8 +178,8 @@ ppx_observe_categorical <- function(probs, name, value = NULL) {
 }
 
 .ppx_observe <- function(family, params, name, value) {
-  flat <- as.double(unlist(params, use.names = FALSE))
-  if (length(flat) == length(params) && length(value) < 2L) {
+  if (all(lengths(params) == 1L) && (is.null(value) || length(value) == 1L)) {
+    flat <- as.double(unlist(params, use.names = FALSE))
     return(.ppx_done(.Call(.ppx$r_observe, family, flat, if (is.null(value)) NULL else as.double(value), name)))
   }
   shape <- .ppx_common_shape(params, value)
@@ -196,29 +210,51 @@ ppx_observe_categorical <- function(probs, name, value = NULL) {
 #' `forward <- with_ppx({ source("model.R", local = TRUE); model })`. The name of such a draw is its call as text.
 with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, parent = parent.frame()))
 
-# Much faster than deparse. PPX 1.0 controllers do not like dots.
-.ppx_text <- function(call) {
-  words <- as.character(call)
+#' The call of the stand-in that called the caller. That of do.call has values in it: then it is the call of do.call.
+.ppx_call_text <- function() {
+  call <- sys.call(-2L)
+  if (sys.nframe() > 3L && identical(sys.call(-3L)[[1L]], quote(do.call))) call <- sys.call(-3L)
+  words <- as.character(call)  # much faster than deparse
+  # PPX 1.0 controllers do not like dots.
   gsub(".", "_", paste0(words[1L], "(", paste(words[-1L], collapse = ", "), ")"), fixed = TRUE)
 }
 
-.ppx_stand_in <- function(family, n, params) {
-  name <- .ppx_text(sys.call(-1L))
-  count <- if (length(n) > 1L) length(n) else n
+#' @param certain Where there is nothing to choose, but only this `value`.
+.ppx_stand_in <- function(family, n, params, certain = FALSE, value = NULL) {
+  name <- .ppx_call_text()
+  count <- if (length(n) > 1L) length(n) else trunc(n)
+  if (is.na(count) || count < 0) stop("invalid arguments")
   if (count == 0) return(numeric())
-  if (count > 1) params <- lapply(params, rep_len, count)
+  if (isTRUE(any(certain))) {
+    out <- rep_len(as.double(value), count)
+    free <- which(!rep_len(certain, count))
+    params <- lapply(params, function(param) rep_len(param, count)[free])
+    if (length(free)) out[free] <- .ppx_draw(family, params, name)
+    return(out)
+  }
+  if (count > 1 || any(lengths(params) > 1L)) params <- lapply(params, rep_len, count)
   .ppx_draw(family, params, name)
 }
 
+#' Counts are integers, as far as they are not too large.
+.ppx_integers <- function(x) if (all(x <= .Machine$integer.max)) as.integer(x) else x
+
 .ppx_stand_ins <- list(
-  rnorm = function(n, mean = 0, sd = 1) .ppx_stand_in(1L, n, list(mean, sd)),
-  runif = function(n, min = 0, max = 1) .ppx_stand_in(2L, n, list(min, max)),
-  rpois = function(n, lambda) .ppx_stand_in(4L, n, list(lambda)),
+  rnorm = function(n, mean = 0, sd = 1) .ppx_stand_in(1L, n, list(mean, sd), sd == 0, mean),
+  runif = function(n, min = 0, max = 1) .ppx_stand_in(2L, n, list(min, max), min == max, min),
+  rpois = function(n, lambda) {
+    x <- .ppx_stand_in(4L, n, list(lambda))
+    .ppx_integers(x)
+  },
   rbeta = function(n, shape1, shape2) .ppx_stand_in(6L, n, list(shape1, shape2)),
   rexp = function(n, rate = 1) .ppx_stand_in(7L, n, list(rate)),
   rgamma = function(n, shape, rate = 1, scale = 1 / rate) .ppx_stand_in(8L, n, list(shape, 1 / scale)),
-  rlnorm = function(n, meanlog = 0, sdlog = 1) .ppx_stand_in(9L, n, list(meanlog, sdlog)),
-  rbinom = function(n, size, prob) .ppx_stand_in(10L, n, list(size, prob)),
+  rlnorm = function(n, meanlog = 0, sdlog = 1)
+    .ppx_stand_in(9L, n, list(meanlog, sdlog), sdlog == 0, exp(meanlog)),
+  rbinom = function(n, size, prob) {
+    x <- .ppx_stand_in(10L, n, list(size, prob))
+    .ppx_integers(x)
+  },
   rweibull = function(n, shape, scale = 1) .ppx_stand_in(11L, n, list(scale, shape)),
   sample = function(x, size, replace = FALSE, prob = NULL) {
     from <- if (length(x) == 1L && is.numeric(x) && x >= 1) seq_len(x) else x
@@ -229,7 +265,7 @@ with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, paren
 
 #' Without replacement, what was drawn has probability 0 from then on.
 .ppx_sample <- function(n, size, replace, prob) {
-  name <- .ppx_text(sys.call(-1L))
+  name <- .ppx_call_text()
   if (!replace && size > n) stop("cannot take a larger sample than the population when 'replace = FALSE'")
   probs <- if (is.null(prob)) rep(1, n) else prob
   chosen <- integer(size)

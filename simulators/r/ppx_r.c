@@ -25,6 +25,7 @@ static SEXP r_serve(SEXP forward, SEXP name, SEXP address, SEXP fingerprint) {
     ppx_settings *settings = ppx_settings_new();
     if (!isNull(address)) ppx_settings_address(settings, name_of(address));
     ppx_settings_fingerprint(settings, name_of(fingerprint));
+    ppx_settings_patience(settings, INT64_MAX); /* a longjmp would leave R without its stack; ppx.R ends the model */
     const int status = ppx_serve(run_model, call, name_of(name), settings);
     ppx_settings_free(settings);
     UNPROTECT(1);
@@ -75,8 +76,9 @@ static int params_of(SEXP list, ppx_param *params, int categories) {
     const int count = length(list) < MAX_PARAMS ? length(list) : MAX_PARAMS;
     for (int k = 0; k < count; k++) {
         SEXP each = VECTOR_ELT(list, k);
-        const ppx_param all = {NULL, REAL(each)[0], 0}, array = {REAL(each), 0.0, categories};
-        params[k] = length(each) == 1 && categories == 0 ? all : array;
+        const int is_one = length(each) == 1 && categories == 0;
+        const ppx_param all = {NULL, is_one ? REAL(each)[0] : 0.0, 0}, array = {REAL(each), 0.0, categories};
+        params[k] = is_one ? all : array;
     }
     return count;
 }
@@ -87,7 +89,7 @@ static SEXP checked(SEXP value, int status) { return status == PPX_OK ? value : 
 /* A draw of one number. `params` is a double vector. */
 static SEXP r_draw(SEXP family, SEXP params, SEXP name) {
     const double x = ppx_draw_at(INTEGER(family)[0], length(params), REAL(params), name_of(name), NULL);
-    return ppx_trace_over() || ISNAN(x) ? R_NilValue : ScalarReal(x);
+    return ppx_trace_over() || *ppx_error_message() != '\0' ? R_NilValue : ScalarReal(x);
 }
 
 /* An array of draws in C order. */
@@ -121,7 +123,8 @@ static SEXP r_observe_array(SEXP family, SEXP list, SEXP categories, SEXP shape,
 
 static SEXP r_tag(SEXP value, SEXP shape, SEXP name) {
     int32_t extents[MAX_RANK];
-    return ScalarInteger(ppx_tag_array_at(REAL(value), rank_of(shape, extents), extents, name_of(name), NULL));
+    const int status = ppx_tag_array_at(REAL(value), rank_of(shape, extents), extents, name_of(name), NULL);
+    return checked(ScalarInteger(status), status);
 }
 
 static SEXP r_result(SEXP value, SEXP shape) {
@@ -129,9 +132,17 @@ static SEXP r_result(SEXP value, SEXP shape) {
     return ScalarInteger(ppx_result_array(REAL(value), rank_of(shape, extents), extents));
 }
 
-static SEXP r_scope_enter(SEXP name) { return ScalarInteger(ppx_scope_enter(name_of(name))); }
+static SEXP r_scope_enter(SEXP name) {
+    const int status = ppx_scope_enter(name_of(name));
+    return checked(ScalarInteger(status), status);
+}
+
+static SEXP r_rejection_begin(SEXP name) {
+    const int status = ppx_rejection_begin_at(name_of(name), NULL);
+    return checked(ScalarInteger(status), status);
+}
+
 static SEXP r_scope_leave(void) { return ScalarInteger(ppx_scope_leave()); }
-static SEXP r_rejection_begin(SEXP name) { return ScalarInteger(ppx_rejection_begin_at(name_of(name), NULL)); }
 static SEXP r_rejection_end(void) { return ScalarInteger(ppx_rejection_end()); }
 
 void R_init_ppx_r(DllInfo *library) {

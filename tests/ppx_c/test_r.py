@@ -32,6 +32,9 @@ Build = Callable[[Path], list[str]]
         ("fails", "in forward(): the detector melted"),
         ("negative", "draw 'negative': Normal: stddev = -1, but it must be finite and > 0"),
         ("words", "the model returned no numbers"),
+        ("stubborn", "draw 'negative': Normal: stddev = -1"),
+        ("empty", "parameters differ in shape"),
+        ("unmeasured", "'unmeasured': the array has no elements"),
     ],
 )
 def test_an_error_of_r_fails_the_trace(in_r: Build, model: str, reason: str) -> None:
@@ -70,6 +73,20 @@ def test_generators_of_r_become_draws(in_r: Build) -> None:
     assert set(results[:, 11:14].ravel()) == {10.0, 20.0}
     assert (np.sort(results[:, 14:], axis=1) == [1, 2, 3, 4]).all()
     assert len({tuple(row) for row in results[:, 14:]}) > 5
+
+
+def test_generators_of_r_do_what_they_do_besides_drawing(in_r: Build) -> None:
+    with Simulator([*in_r(FAULTS), "corners"], num_workers=1) as sim:
+        traces = sim.prior(3, seed=6)
+    names = [traces.addresses[i].address for i in traces.address_id.tolist()]
+    assert names[0] == "rnorm(1, c(1, 100))"
+    assert names[-1] == "do_call(rnorm, list(1, mu))"
+    assert names[:6] * 3 == names
+
+
+def test_rows_of_probabilities_are_categories_observed(in_r: Build) -> None:
+    with Simulator([*in_r(FAULTS), "categories"], num_workers=1) as sim:
+        np.testing.assert_allclose(sim.prior(2).log_weight, np.log(0.5 * 0.9))
 
 
 def test_rows_and_columns_stay_what_they_are(in_r: Build) -> None:

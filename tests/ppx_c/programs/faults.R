@@ -22,6 +22,13 @@ negative <- function() tryCatch(ppx_normal(0, -1, "negative"), error = function(
 
 words <- function() "no number"
 
+# Catches the end of its trace, too, and would go on for ever.
+stubborn <- function() repeat tryCatch(ppx_normal(0, -1, "negative"), condition = function(condition) NULL)
+
+# Vectors without elements are no numbers, whatever stands beside them.
+empty <- function() ppx_normal(c(1, 2), numeric(), "empty")
+unmeasured <- function() ppx_observe_normal(0, 1, "unmeasured", numeric())
+
 # Row i, column j of a matrix is what it is everywhere.
 matrices <- function() {
   m <- ppx_normal(rbind(c(10, 20, 30), c(40, 50, 60)), 1, "m")
@@ -48,6 +55,26 @@ legacy <- with_ppx({
     c(x, y, sample(4))
   }
 })
+
+# What R's generators do besides drawing: constants where there is nothing to choose, the first of several parameters,
+# integers, and calls whose text has values in it.
+corners <- with_ppx({
+  function() {
+    mu <- rnorm(1, c(1, 100))
+    stopifnot(length(mu) == 1, rnorm(2, 5, 0) == 5, runif(1, 2, 2) == 2, rlnorm(1, 0, 0) == 1, length(runif(0)) == 0,
+              is.integer(rpois(2, 3)), is.integer(rbinom(1, 10, 0.5)), inherits(try(rnorm(-1), TRUE), "try-error"))
+    mixed <- rnorm(3, 7, c(0, 1, 0))
+    stopifnot(mixed[c(1, 3)] == 7, mixed[2] != 7)
+    c(mu, do.call("rnorm", list(1, mu)))
+  }
+})
+
+# One category for each row of probabilities.
+categories <- function() {
+  probs <- rbind(c(0.5, 0.5), c(0.1, 0.9))
+  ppx_observe_categorical(probs, "rows", c(1, 2))
+  stopifnot(inherits(try(ppx_observe_categorical(probs, "rows", 1), TRUE), "try-error"))
+}
 
 ppx_serve(get(commandArgs(TRUE)[1]), "faults")
 cat("entered", entered, "left", left, "\n", file = stderr())

@@ -60,7 +60,7 @@ int ppx_serve(ppx_model forward, void* user, const char* name, const ppx_setting
         Served served;
         served.forward = forward;
         served.user = user;
-        served.name = name == nullptr ? "simulator" : name;
+        served.name = name == nullptr ? "simulator" : as_utf8(name);
         served.patience = chosen.patience;
         const struct Charge {
             explicit Charge(Served& served) { now.served = &served; }
@@ -108,7 +108,7 @@ int ppx_control(int on) { return std::exchange(now.control, on != 0); }
 // ---- Places ----
 
 int ppx_scope_enter(const char* name) {
-    return state([&] { detail::this_thread().path.enter(text(name)); });
+    return state([&] { detail::this_thread().path.enter(checked(text(name))); });
 }
 
 int ppx_scope_leave() {

@@ -6,8 +6,10 @@
 // would have thrown, so that the server sees what it sees of a C++ model.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <csetjmp>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -63,11 +65,49 @@ inline std::string& last_error() {
     return text;
 }
 
+/// Length of the character of UTF-8 that `text` begins with, 0 if it does not begin with one.
+inline std::size_t length_of_character(std::string_view text) {
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+    if (byte(0) < 0x80) return 1;
+    const std::size_t length = byte(0) < 0xC2 ? 0 : byte(0) < 0xE0 ? 2 : byte(0) < 0xF0 ? 3 : byte(0) < 0xF5 ? 4 : 0;
+    if (length == 0 || length > text.size()) return 0;
+    for (std::size_t i = 1; i < length; ++i)
+        if ((byte(i) & 0xC0) != 0x80) return 0;
+    // Longer than need be, halves of UTF-16 pairs, and beyond the last character.
+    const bool is_none = (byte(0) == 0xE0 && byte(1) < 0xA0) || (byte(0) == 0xED && byte(1) > 0x9F) ||
+                         (byte(0) == 0xF0 && byte(1) < 0x90) || (byte(0) == 0xF4 && byte(1) > 0x8F);
+    return is_none ? 0 : length;
+}
+
+/// The text with a question mark for every byte that is not UTF-8: controllers refuse messages with others.
+inline std::string as_utf8(std::string_view text) {
+    std::string made;
+    while (!text.empty()) {
+        const std::size_t length = length_of_character(text);
+        if (length == 0) {
+            made += '?';
+            text.remove_prefix(1);
+        } else {
+            made.append(text.substr(0, length));
+            text.remove_prefix(length);
+        }
+    }
+    return made;
+}
+
+/// The name, or an error if it is not UTF-8.
+inline std::string_view checked(std::string_view name) {
+    const bool is_ascii = std::all_of(name.begin(), name.end(), [](char c) { return static_cast<signed char>(c) >= 0; });
+    if (is_ascii || as_utf8(name) == name) return name;
+    throw std::invalid_argument("the name '" + as_utf8(name) + "' is not UTF-8; save the source as UTF-8");
+}
+
 /// Whether a thread that runs no model has made a statement meanwhile.
 inline std::atomic<bool> has_stray_draws{false};
 
 /// The trace has failed; outside traces, somebody should read it.
-inline void complain(const std::string& message) {
+inline void complain(std::string_view said) {
+    const std::string message = as_utf8(said);
     const bool is_news = last_error() != message;
     last_error() = message;
     if (now.served != nullptr) {
@@ -115,7 +155,7 @@ inline bool is_coasting() {
 inline std::string_view text(const char* string) { return string == nullptr ? std::string_view() : string; }
 
 inline CallSite place(const char* name, const ppx_site* site) {
-    if (!text(name).empty()) return {};
+    if (!checked(text(name)).empty()) return {};
     if (site == nullptr)
         throw std::invalid_argument("a statement has no name; give it one (only C programs can do without)");
     return {text(site->file), text(site->source_root), site->line, text(site->function)};

@@ -111,6 +111,9 @@ def batch_of_one() -> protocol.RunBatch:
         ("leaves", "ppx_scope_leave: no scope is open"),
         ("nameless", "a statement has no name"),
         ("serves", "ppx_serve is called by a model"),
+        ("latin", "the name 'caf?' is not UTF-8"),
+        ("says_latin", "the caf? is shut"),
+        ("no_category", "draw 'none': Categorical: probs holds 0 numbers"),
         ("threads", "a thread that does not run ppx_serve made a draw"),
     ],
 )

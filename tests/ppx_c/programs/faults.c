@@ -108,6 +108,23 @@ static int nameless(void *user) {
     return user != NULL;
 }
 
+/* Texts of a source that was saved as Latin-1. */
+static int latin(void *user) {
+    ppx_normal(0.0, 1.0, "caf\xe9");
+    return user != NULL;
+}
+
+static int says_latin(void *user) {
+    ppx_fail("the caf\xe9 is shut");
+    return user != NULL;
+}
+
+static int no_category(void *user) {
+    const double probs[] = {1.0};
+    ppx_categorical(probs, 0, "none");
+    return user != NULL;
+}
+
 static int serves(void *user) { return ppx_serve(serves, user, "inner", NULL) == PPX_MISUSE ? 0 : 4; }
 
 static void *draw_elsewhere(void *unused) {
@@ -128,7 +145,8 @@ static const struct {
 } models[] = {{"allocates", allocates}, {"leaves_open", leaves_open}, {"endless", endless}, {"slow", slow},
               {"negative", negative},   {"array", array},             {"shape", shape},     {"params", params},
               {"fails", fails},         {"returns", returns},         {"leaves", leaves},   {"nameless", nameless},
-              {"serves", serves},       {"threads", threads}};
+              {"serves", serves},       {"threads", threads},
+              {"latin", latin},         {"says_latin", says_latin},   {"no_category", no_category}};
 
 int main(int argc, char **argv) {
     for (size_t i = 0; argc > 1 && i < sizeof models / sizeof *models; i++) {

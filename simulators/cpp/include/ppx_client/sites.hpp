@@ -59,7 +59,7 @@ class KnownParams {
     double normaliser = 0.0;
 
     bool equal(const double* params, std::size_t size) const {
-        if (size != params_.size()) return false;
+        if (size == 0 || size != params_.size()) return false;  // those of a Categorical without categories are wrong
         for (std::size_t k = 0; k < size; ++k)
             if (!same(params[k], params_[k])) return false;
         return true;

@@ -414,7 +414,8 @@ contains
     subroutine random_real32_1d(x, name)
         real(real32), intent(out) :: x(:)
         character(*), intent(in), optional :: name
-        real(real64) :: wide(size(x))
+        real(real64), allocatable :: wide(:)  ! on the heap: -Ofast puts automatic arrays on the stack
+        allocate(wide(size(x)))
         call random_real64_1d(wide, name)
         x = narrow(wide)
     end subroutine
@@ -422,17 +423,25 @@ contains
     subroutine random_real64_2d(x, name)
         real(real64), intent(out) :: x(:, :)
         character(*), intent(in), optional :: name
-        real(real64) :: flat(size(x))
+        real(real64), allocatable :: flat(:)
+        integer :: j
+        allocate(flat(size(x)))
         call random_real64_1d(flat, name)
-        x = reshape(flat, shape(x))
+        do j = 1, size(x, 2)
+            x(:, j) = flat((j - 1) * size(x, 1) + 1:j * size(x, 1))
+        end do
     end subroutine
 
     subroutine random_real32_2d(x, name)
         real(real32), intent(out) :: x(:, :)
         character(*), intent(in), optional :: name
-        real(real64) :: flat(size(x))
+        real(real64), allocatable :: flat(:)
+        integer :: j
+        allocate(flat(size(x)))
         call random_real64_1d(flat, name)
-        x = reshape(narrow(flat), shape(x))
+        do j = 1, size(x, 2)
+            x(:, j) = narrow(flat((j - 1) * size(x, 1) + 1:j * size(x, 1)))
+        end do
     end subroutine
 
     ! Below 1, as random_number promises.

@@ -60,7 +60,8 @@ def in_fortran() -> Callable[[Path], Command]:
     require("gfortran")
 
     def build(source: Path) -> Command:
-        flags = ["-std=f2008", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-J{BUILD}"]
+        # As -Ofast does, with arrays of a size known at run time on the stack.
+        flags = ["-std=f2008", "-Wall", "-Wextra", "-pedantic", "-Werror", "-fstack-arrays", f"-J{BUILD}"]
         module = SIMULATORS / "fortran" / "ppx.f90"
         program = compile_program(["gfortran", "-O1"], [module, source], f"{source.stem}_f", *flags)
         return [str(program)]

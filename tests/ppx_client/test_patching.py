@@ -99,6 +99,23 @@ def test_modules_imported_meanwhile_do_not_keep_it(tmp_path: Path, monkeypatch: 
         assert lately_imported.gauss is not ORIGINALS[NAMES.index("gauss")]
 
 
+def test_threads_may_end_blocks_in_any_order() -> None:
+    first, second = patched(), patched(default_rng=True)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__()
+    assert isinstance(np.random.default_rng(3), Generator)
+    second.__exit__()
+
+
+def test_what_runs_piece_by_piece_is_refused() -> None:
+    def generate() -> Iterator[float]:
+        yield random.random()
+
+    with pytest.raises(ppx.UncontrolledError, match="that runs all of it"):
+        patched(generate)
+
+
 variable: Any = random.gauss
 deleted: Any = np.random.normal
 

@@ -16,6 +16,7 @@ What is replaced are variables of modules. A function that the program keeps els
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 import sys
 import threading
@@ -69,15 +70,14 @@ class Replacement(ContextDecorator):
                 self._names = _references(self._pairs)
                 self._num_modules = len(sys.modules)
             self._before.append([_put(namespace, pairs) for namespace, pairs in self._names])
+            _open.append(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
         with _lock:
+            _open.remove(self)
             for (namespace, pairs), before in zip(self._names, self._before.pop(), strict=True):
-                for name, value in before.items():
-                    # What the program has assigned meanwhile is its own affair.
-                    if namespace.get(name) is pairs[name][1]:
-                        namespace[name] = value
+                _put_back(namespace, pairs, before)
             if not self._before and self._num_modules != len(sys.modules):
                 # Modules that were imported meanwhile may have taken the substitutes.
                 for namespace, pairs in _references([(ours, theirs) for theirs, ours in self._pairs]):
@@ -85,6 +85,8 @@ class Replacement(ContextDecorator):
 
 
 _lock = threading.RLock()
+_open: list[Replacement] = []
+"""Those whose block is running; threads may end them in any order."""
 _stands_for: dict[int, int] = {}
 """Substitutes, by the object whose place they take: within a block another one finds them there."""
 
@@ -99,6 +101,17 @@ def _put(namespace: dict[str, Any], pairs: dict[str, tuple[Any, Any]]) -> dict[s
             before[name] = value
             namespace[name] = substitute
     return before
+
+
+def _put_back(namespace: dict[str, Any], pairs: dict[str, tuple[Any, Any]], before: dict[str, Any]) -> None:
+    """Undoes `_put`, but for what the program has assigned meanwhile."""
+    for name, value in before.items():
+        original, substitute = pairs[name]
+        now = namespace.get(name)
+        if not _open and _stands_for.get(id(now)) == id(original):
+            namespace[name] = original
+        elif now is substitute:
+            namespace[name] = value
 
 
 def _references(pairs: Sequence[tuple[Any, Any]]) -> list[_Names]:
@@ -170,7 +183,15 @@ def patched(
 
     Returns:
         The function with the patch around it, or the context manager.
+
+    Raises:
+        UncontrolledError: The function is a generator function or a coroutine.
     """
+    if inspect.iscoroutinefunction(forward) or inspect.isgeneratorfunction(forward):
+        raise UncontrolledError(
+            f"patched({forward.__name__}): what runs piece by piece would run outside of the patch; patch the function "
+            "that runs all of it"
+        )
     replacement = _replacement(default_rng, control)
     return replacement if forward is None else replacement(forward)
 

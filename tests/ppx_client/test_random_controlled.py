@@ -32,6 +32,7 @@ def simulate(rng):
     a, b = rng.normal(), rng.normal()
     t = rng.standard_t(3)
     die = rng.integers(1, 7)
+    order = rng.permutation(3)
     coin = rng.integers(2)
     noise = rng.normal(np.zeros(3), [1.0, 0.0, 2.0])
     weights = rng.dirichlet([1.0, 2.0, 3.0])
@@ -128,6 +129,7 @@ def test_a_computed_number_is_a_tag_above_its_draws(traces: TraceBatch) -> None:
     for name, part in (
         ("t", "uniform"),
         ("die", "index"),
+        ("order", "uniform"),
         ("weights", "beta"),
         ("counts", "binomial"),
         ("angle", "first"),

@@ -206,11 +206,13 @@ class Generator(np.random.Generator):
 
     def permutation(self, x: Any, axis: int = 0) -> Any:
         """One array of Uniforms (Fisher and Yates)."""
-        return random_indices.permutation(self._draws.call(_caller(1)), x, axis)
+        call = self._draws.call(_caller(1))
+        return call.deliver(random_indices.permutation(call, x, axis))
 
     def permuted(self, x: ArrayLike, *, axis: int | None = None, out: Any = None) -> Any:
         """One array of Uniforms (Fisher and Yates)."""
-        return random_indices.permuted(self._draws.call(_caller(1)), x, axis, out)
+        call = self._draws.call(_caller(1))
+        return call.deliver(random_indices.permuted(call, x, axis, out))
 
     def shuffle(self, x: Any, axis: int = 0) -> None:
         """One array of Uniforms (Fisher and Yates)."""

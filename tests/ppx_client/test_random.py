@@ -244,6 +244,7 @@ def test_arrays_of_which_some_elements_have_no_choice() -> None:
     lambda rng: rng.normal(0.0, -1.0),
     lambda rng: rng.normal(0.0, [1.0, -1.0]),
     lambda rng: rng.uniform(2.0, 1.0),
+    lambda rng: rng.gamma(-1.0, 0.0),
     lambda rng: rng.laplace(0.0, -1.0),
     lambda rng: rng.normal(np.zeros(3), 1.0, size=2),
     lambda rng: rng.integers(3, 3),

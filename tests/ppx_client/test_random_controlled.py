@@ -130,6 +130,7 @@ def test_a_computed_number_is_a_tag_above_its_draws(traces: TraceBatch) -> None:
         ("t", "uniform"),
         ("die", "index"),
         ("order", "uniform"),
+        ("noise", "normal"),  # as its second element is no draw
         ("weights", "beta"),
         ("counts", "binomial"),
         ("angle", "first"),
@@ -138,6 +139,9 @@ def test_a_computed_number_is_a_tag_above_its_draws(traces: TraceBatch) -> None:
         assert families == [""]
         assert f"{address}/{part}" in {a.address for a in traces.addresses}
     tags = traces.tags
+    noise = tags.dense(tags.rows(traces.addresses.find("noise")), (3,))
+    assert (noise[:, 1] == 0.0).all()
+    assert (noise[:, 0] != 0.0).all()
     t = tags.dense(tags.rows(traces.addresses.find("t")), ())
     (row,) = [i for i, a in enumerate(traces.addresses) if a.address == f"{named(traces, 't')[0][0]}/uniform"]
     np.testing.assert_allclose(stats.t(3).cdf(t), traces.value[traces.address_id == row], rtol=1e-9)

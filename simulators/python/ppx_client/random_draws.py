@@ -1,6 +1,7 @@
 """How a random number generator with the interface of another one draws through PPX.
 
-A *native* method is one PPX draw, whose value is the number itself. Other methods *transform* one or more draws: these
+A *native* method is one PPX draw, whose value is the number itself, unless its parameters leave no choice for it or for
+some elements of an array (a `scale` of 0). Other methods *transform* one or more draws: these
 have addresses below that of the call (`model:4:9:forward/uniform`), and if the call has a name, the number is reported
 as a tag of that name.
 """
@@ -83,7 +84,7 @@ EXPONENTIAL = Rule(Exponential, lambda scale: (1.0 / scale,), lambda scale: (sca
 GAMMA = Rule(
     Gamma,
     lambda shape, scale: (shape, 1.0 / scale),
-    lambda shape, scale: ((shape == 0) | (scale == 0), 0.0),
+    lambda shape, scale: ((shape == 0) & (scale >= 0) | (scale == 0) & (shape >= 0), 0.0),
     (1.0, 1.0),
 )
 BETA = Rule(Beta)
@@ -256,9 +257,11 @@ def _native_array(rule: Rule, params: tuple[Any, ...], size: Size, call: Call) -
         return call.value(_of(rule, arrays))
     values = np.array(np.broadcast_to(value, shape), np.float64)
     if np.all(fixed):
-        return values
+        return call.deliver(values)
     stand_in = [np.where(fixed, one, array) for one, array in zip(rule.harmless, arrays, strict=True)]
-    return np.where(fixed, values, call.value(_of(rule, stand_in)))
+    # What stands in must not be found in results as the number.
+    drawn = call.part(_of(rule, stand_in), rule.family.__name__.lower())
+    return call.deliver(np.where(fixed, values, drawn))
 
 
 def _of(rule: Rule, arrays: Sequence[Floats]) -> Distribution:

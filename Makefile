@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CPP_PACKAGES := g++ cmake libzmq3-dev cppzmq-dev libflatbuffers-dev flatbuffers-compiler libboost-dev
-ON_ALL_CORES := -n logical --dist loadfile
+ON_ALL_CORES := -n logical --dist worksteal
 LANGUAGE_PACKAGES := gfortran libgsl-dev r-base-core
 
 # $(call apt_install,PACKAGES,WITHOUT): installs Debian packages that are missing, or says what is done without them.

@@ -81,11 +81,12 @@ def run(command: list[str], block: Block, folder: Path) -> None:
         "PPX_CHECK_SECONDS": "3",
     }
     result = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert result.returncode == 0, f"the block at line {block.line} failed:\n{result.stdout}{result.stderr}"
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_blocks_of_a_document_run(document: Path, tmp_path: Path) -> None:
     story = blocks(document)

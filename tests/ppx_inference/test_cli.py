@@ -258,10 +258,15 @@ class TestPrior:
     def test_a_killed_run_and_any_number_of_workers_give_the_same_bytes(self, tmp_path: Path) -> None:
         run = ["prior", "--seed", "5", "-n", "130000", "-q"]
         store = tmp_path / "killed"
-        for wanted in (1, 2):  # killed before the first shard is full, and after it
-            process = start(*run, "--workers", wanted, "-o", store, "--", *GAUSSIAN)
-            when = [(store / "manifest.json").exists, (store / "shard-000000.arrow").exists][wanted - 1]
-            stop_when(process, when, signal.SIGKILL)
+        manifest = store / "manifest.json"
+        for workers, mark in (
+            ("1", "model_name"),
+            ("2", "shard-000000"),
+        ):  # before the first shard, and after it
+            process = start(*run, "--workers", workers, "-o", store, "--", *GAUSSIAN)
+            stop_when(
+                process, lambda mark=mark: manifest.exists() and mark in manifest.read_text(), signal.SIGKILL
+            )
         assert len(TraceStore.open(store)) == 65_536
         goes_on = ppx(*run, "--workers", "3", "-o", store, "--", *GAUSSIAN)
         assert goes_on.exit_code == 0

@@ -7,7 +7,9 @@
 // The distributions have the interface of those in <random>. They ignore the generator. The address of a draw is where
 // the distribution is called, or its name if it was given one, as first argument: `normal_distribution<> d("x", 0, 1)`.
 // Distributions that are no family of PPX are made of such, exactly; if of two, their draws are parts of the address.
-// Two that are called in one expression draw in the order that the compiler chooses.
+// Two that are called in one expression draw in the order that the compiler chooses. Those that the library calls, as
+// it does what std::bind has bound, share a place inside the library, which is another one in other versions of it: give
+// each a name.
 //
 // `random_bit_generator` controls what cannot be changed: std:: distributions and algorithms that are fed by it.
 // Inference then sees its uniform numbers only, as visits of one address. Where the library draws until something is

@@ -14,7 +14,7 @@
  * Link with libppx.a or libppx.so, which README.md tells how to make. Without a controller, statements draw from the
  * distributions and report nothing: an instrumented simulator is still a simulator.
  *
- * Names. Every statement takes a name. A draw whose name is NULL has its place in the source as address,
+ * Names. Every statement takes a name, in UTF-8. A draw whose name is NULL has its place in the source as address,
  * "file:line:function", the file without its folder, or relative to the macro PPX_SOURCE_ROOT where that is defined.
  *
  * The end of a trace. A controller may end a trace before the model has returned; a parameter outside its domain and

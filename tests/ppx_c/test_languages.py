@@ -15,6 +15,7 @@ import pytest
 from ppx_inference import Simulator, TrustWarning, importance_sampling
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import Status, TraceBatch
+from tests.ppx_c.conftest import PROGRAMS, compile_program, require
 from tests.ppx_c.guides import ArrayGuide
 
 SIMULATORS = Path(__file__).resolve().parents[2] / "simulators"
@@ -95,6 +96,20 @@ def z_score(command: list[str], y0: float, y1: float) -> float:
 
 def test_the_example_finds_the_exact_posterior(gaussian: list[str]) -> None:
     assert z_score(gaussian, 1.0, 2.0) < 4.0
+
+
+def test_a_gsl_program_is_controlled_by_its_generator() -> None:
+    require("gcc", "gsl-config")
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-lgsl", "-lgslcblas", "-lm"]
+    program = compile_program(["gcc", "-O1"], [PROGRAMS / "gsl.c"], "gsl", *flags)
+    assert z_score([str(program)], 1.0, 2.0) < 4.0
+    assert z_score([str(program)], 1.0, 3.0) > 4.0
+    with Simulator([str(program)], num_workers=1) as sim:
+        traces = sim.prior(NUM_TRACES, seed=3)
+        assert {sim.addresses[i].address for i in traces.address_id} == {"gsl_rng"}
+        again = sim.execute(ScriptBatch.replay(traces), None)
+    np.testing.assert_array_equal(again.value, traces.value)
+    np.testing.assert_array_equal(again.tags.data, traces.tags.data)
 
 
 def test_the_check_of_the_posterior_notices_other_data(in_c: Callable[[str], list[str]]) -> None:

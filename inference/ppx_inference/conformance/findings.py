@@ -56,7 +56,7 @@ class Running:
     """A simulator that serves PPX, for checks that talk to it themselves.
 
     Attributes:
-        address: Endpoint at which it serves, such as `ipc:///tmp/x/socket`.
+        address: Endpoint at which it serves, such as `ipc:///tmp/simulator`.
         process: Its process, or None if it was running already.
     """
 

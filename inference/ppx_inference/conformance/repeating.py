@@ -35,14 +35,8 @@ _BYPASS = (
 
 def same_seed(evidence: Evidence) -> Iterator[Finding]:
     """The first traces again, in the same process."""
-    traces, found = evidence.some, evidence.hidden
-    if found is None:
-        detail = (
-            f"{_count(traces)} run again with the same seed: the same draws, observations, tags and results"
-        )
-        yield Finding("same seed", Level.PASS, detail, facts={"traces": len(traces)})
-    else:
-        yield _parted("same seed", found, _BYPASS)
+    passed = "{} run again with the same seed: the same draws, observations, tags and results"
+    yield _compared("same seed", evidence.some, evidence.hidden, passed, _BYPASS)
 
 
 def replay(evidence: Evidence) -> Iterator[Finding]:
@@ -53,15 +47,12 @@ def replay(evidence: Evidence) -> Iterator[Finding]:
     backwards = traces.select(np.arange(len(traces))[::-1])
     again = evidence.simulator.execute(ScriptBatch.replay(backwards), None)
     found = first_difference(traces, again.select(np.arange(len(traces))[::-1]))
-    if found is None:
-        detail = f"{_count(traces)} replayed from their recorded values, in reverse order and after others: the same"
-        yield Finding("replay", Level.PASS, detail, facts={"traces": len(traces)})
-        return
+    passed = "{} replayed from their recorded values, in reverse order and after others: the same"
     remedy = (
         "a run must depend on its draws only: set global state anew at the start of each run, draw nothing outside "
         "PPX, and use the value that the draw returns"
     )
-    yield _parted("replay", found, remedy)
+    yield _compared("replay", traces, found, passed, remedy)
 
 
 def both_ways(evidence: Evidence) -> Iterator[Finding]:
@@ -72,28 +63,20 @@ def both_ways(evidence: Evidence) -> Iterator[Finding]:
     stepwise = evidence.stepwise
     batch = evidence.some.select(np.arange(len(stepwise)))
     found = first_difference(batch, stepwise, tolerance=OTHER_QUANTILES)
-    if found is None:
-        detail = f"{_count(stepwise)} the same by batches and draw by draw"
-        yield Finding("both ways", Level.PASS, detail, facts={"traces": len(stepwise)})
-        return
     remedy = (
         "in batches the client draws by itself: numbers by Philox from seed, index and number of the draw, values by "
         "the quantile of the family (docs/protocol.md, sections Random numbers and Standard coordinates)"
     )
-    yield _parted("both ways", found, remedy)
+    yield _compared("both ways", stepwise, found, "{} the same by batches and draw by draw", remedy)
 
 
 def restart(evidence: Evidence) -> Iterator[Finding]:
     """A second process."""
-    traces, found = evidence.some, evidence.unsteady
-    if found is None:
-        detail = f"a second process has the same addresses, and the same {_count(traces)}"
-        yield Finding("restart", Level.PASS, detail, facts={"traces": len(traces)})
-        return
     remedy = (
         "nothing may depend on the process: no pointers, process ids, times or hashes in addresses and values"
     )
-    yield _parted("restart", found, remedy)
+    passed = "a second process has the same addresses, and the same {}"
+    yield _compared("restart", evidence.some, evidence.unsteady, passed, remedy)
 
 
 def other_folder(evidence: Evidence) -> Iterator[Finding]:
@@ -127,6 +110,14 @@ def started_in(folder: str, command: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", 'cd "$0" && exec "$@"', folder, *absolute]
 
 
+def _compared(check: str, traces: TraceBatch, found: Difference | None, passed: str, remedy: str) -> Finding:
+    """The outcome of running traces again; `passed` says what was found if there is no difference, {} of how many."""
+    if found is not None:
+        return _parted(check, found, remedy)
+    detail = passed.format(f"{len(traces):,} traces")
+    return Finding(check, Level.PASS, detail, facts={"traces": len(traces)})
+
+
 def _parted(check: str, found: Difference, remedy: str) -> Finding:
     detail = found.text
     if found.kind == "address" and found.before and found.after:
@@ -139,7 +130,3 @@ def _parted(check: str, found: Difference, remedy: str) -> Finding:
                     "offset within the file instead of a place in memory, which changes with every start"
                 )
     return Finding(check, Level.FAIL, detail, remedy, {"index": found.index, "kind": found.kind})
-
-
-def _count(traces: TraceBatch) -> str:
-    return f"{len(traces):,} traces"

@@ -1,12 +1,16 @@
-"""Adam with hypergradient descent on its learning rate (Adam-HD, arXiv 1703.04782, algorithm 6)."""
+"""Adam with hypergradient descent on its learning rate (Adam-HD, arXiv 1703.04782, algorithm 6), and AdamW alike."""
 
 from __future__ import annotations
+
+from typing import Unpack
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ppx_proposals.optim.hypergradient import Group, HypergradientOptimizer, Joined, check_hypergradient
+from ppx_proposals.optim.hypergradient import HypergradientOptimizer
+from ppx_proposals.optim.joined import Joined, Run
+from ppx_proposals.optim.settings import Group, HypergradientSettings, hypergradient_settings
 
 
 class AdamHD(HypergradientOptimizer):
@@ -20,10 +24,9 @@ class AdamHD(HypergradientOptimizer):
         betas: Decay rates of the running averages of the gradient and of its square.
         eps: Added to the root of the squared average.
         weight_decay: L2 penalty, added to the gradient.
-        hypergrad_lr: Learning rate of the learning rate (the paper's beta: 1e-7 for the additive rule, 0.02 for the
-            multiplicative one).
-        rule: `"additive"` or `"multiplicative"`.
-        lr_bounds: The learning rate is kept within these.
+        hypergrad_lr: Learning rate of the learning rate, beta; None for the paper's: 1e-7 for the additive rule, 0.02
+            for the multiplicative one.
+        **settings: `HypergradientSettings`.
 
     Raises:
         ValueError: A setting is outside its domain.
@@ -34,51 +37,92 @@ class AdamHD(HypergradientOptimizer):
         params: ParamsT,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        *,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        hypergrad_lr: float = 1e-7,
-        rule: str = "additive",
-        lr_bounds: tuple[float, float] = (0.0, float("inf")),
+        *,
+        hypergrad_lr: float | None = None,
+        **settings: Unpack[HypergradientSettings],
     ) -> None:
-        check_hypergradient(lr=lr, hypergrad_lr=hypergrad_lr, rule=rule, lr_bounds=lr_bounds)
-        if not (0.0 <= betas[0] < 1.0 and 0.0 <= betas[1] < 1.0):
-            raise ValueError(f"betas must lie in [0, 1), not {betas}")
-        if eps < 0.0 or weight_decay < 0.0:
-            raise ValueError(f"eps and weight_decay must be >= 0, not {eps} and {weight_decay}")
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "hypergrad_lr": hypergrad_lr,
-            "rule": rule,
-            "lr_bounds": lr_bounds,
-        }
-        super().__init__(params, defaults)
+        defaults = hypergradient_settings(settings, lr=lr, hypergrad_lr=hypergrad_lr, usual=1e-7)
+        super().__init__(params, {**defaults, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def _move(self, group: Group, params: list[Tensor], gradient: Tensor, direction: Joined | None) -> None:
-        beta1, beta2 = group["betas"]
-        m, v = self._state_of(params, "exp_avg"), self._state_of(params, "exp_avg_sq")
+    def _check(self, settings: Group) -> None:
+        beta1, beta2 = settings["betas"]
+        if not (0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0):
+            raise ValueError(f"betas must lie in [0, 1), not {beta1, beta2}")
+        if not settings["eps"] >= 0.0:
+            raise ValueError(f"eps must be >= 0, not {settings['eps']}")
+
+    def _move(self, group: Group, run: Run, direction: Joined | None) -> None:
+        (beta1, beta2), eps, params = group["betas"], group["eps"], run.params
+        m, v, steps = run.state("exp_avg"), run.state("exp_avg_sq"), self._advance(params)
+        # m_t = beta1 m_{t-1} + (1 - beta1) g_t,   v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+        m.flat.lerp_(run.gradient, 1 - beta1)
+        v.flat.mul_(beta2).addcmul_(run.gradient, run.gradient, value=1 - beta2)
+        correction1 = [1 - beta1**t for t in steps]
+        correction2 = [(1 - beta2**t) ** 0.5 for t in steps]
+        if direction is None:
+            denominator = Joined.split(v.flat.sqrt(), params)
+            denominator.div_(correction2)
+            denominator.flat.add_(eps)
+            sizes = [-(group["step_size"] / c) for c in correction1]
+            torch._foreach_addcdiv_(params, m.views, denominator.views, sizes)
+            return
+        # D_t = -mhat_t / (sqrt(vhat_t) + eps) = m_t / -(c1 sqrt(v_t) / c2 + c1 eps)
+        torch.sqrt(v.flat, out=direction.flat)
+        direction.mul_([-c1 / c2 for c1, c2 in zip(correction1, correction2, strict=True)])
+        direction.add_([-c1 * eps for c1 in correction1])
+        torch.div(m.flat, direction.flat, out=direction.flat)
+
+    def _advance(self, params: list[Tensor]) -> list[int]:
+        """Counts the step; returns t for every parameter, which may have joined at different steps."""
         steps = []
         for p in params:
-            self.state[p]["step"] = self.state[p].get("step", 0) + 1
-            steps.append(self.state[p]["step"])
-        # m_t = beta1 m_{t-1} + (1 - beta1) g_t,   v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
-        m.flat.lerp_(gradient, 1 - beta1)
-        v.flat.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        # sqrt(vhat_t) + eps; parameters may have joined at different steps.
-        denominator = Joined.of(params) if direction is None else direction
-        torch.sqrt(v.flat, out=denominator.flat)
-        torch._foreach_div_(denominator.views, [(1 - beta2**t) ** 0.5 for t in steps])
-        denominator.flat.add_(group["eps"])
-        correction = [1 - beta1**t for t in steps]
-        if direction is None:
-            torch._foreach_addcdiv_(
-                params, m.views, denominator.views, [-(group["lr"] / c) for c in correction]
-            )
-            return
-        # D_t = -mhat_t / (sqrt(vhat_t) + eps)
-        torch.div(m.flat, denominator.flat, out=direction.flat)
-        torch._foreach_div_(direction.views, [-c for c in correction])
-        torch._foreach_add_(params, direction.views, alpha=group["lr"])
+            state = self.state[p]
+            state["step"] = state.get("step", 0) + 1
+            steps.append(state["step"])
+        return steps
+
+
+class AdamWHD(AdamHD):
+    """AdamW (Loshchilov and Hutter, ICLR 2019) that adapts its own learning rate.
+
+    Weight decay is no penalty but part of the direction: D_t = -mhat_t / (sqrt(vhat_t) + eps) - weight_decay
+    theta_{t-1}. With `hypergrad_lr=0` it is `torch.optim.AdamW` to the last bit.
+
+    Args:
+        params: Parameters, or dicts that define groups with settings of their own.
+        lr: Initial learning rate, alpha_0.
+        betas: Decay rates of the running averages of the gradient and of its square.
+        eps: Added to the root of the squared average.
+        weight_decay: Part of the parameters taken away per step, times alpha.
+        hypergrad_lr: Learning rate of the learning rate, as for `AdamHD`.
+        **settings: `HypergradientSettings`.
+
+    Raises:
+        ValueError: A setting is outside its domain.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        hypergrad_lr: float | None = None,
+        **settings: Unpack[HypergradientSettings],
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, hypergrad_lr=hypergrad_lr, **settings)
+
+    def _penalised(self, group: Group, run: Run) -> Tensor:
+        return run.gradient
+
+    def _move(self, group: Group, run: Run, direction: Joined | None) -> None:
+        decay = group["weight_decay"]
+        if direction is None and decay != 0:
+            torch._foreach_mul_(run.params, 1 - group["step_size"] * decay)
+        super()._move(group, run, direction)
+        if direction is not None and decay != 0:
+            direction.flat.add_(run.values(), alpha=-decay)

@@ -1,7 +1,7 @@
 """Hypergradient descent: optimizers that learn their own learning rate while they run.
 
 Baydin, Cornish, Martinez Rubio, Schmidt and Wood, "Online learning rate adaptation with hypergradient descent", ICLR
-2018, arXiv 1703.04782. With g_t the gradient (weight decay included) and D_t the direction the optimizer moves in,
+2018, arXiv 1703.04782. With g_t the gradient (L2 penalty included) and D_t the direction the optimizer moves in,
 theta_t = theta_{t-1} + alpha_t D_t, the derivative of the loss with respect to the learning rate of the step before is
 one dot product of two vectors that are at hand:
 
@@ -12,19 +12,21 @@ so the learning rate follows by gradient descent on itself, before every step (D
     additive (eq. 5)         alpha_t = alpha_{t-1} - beta h_t
     multiplicative (eq. 8)   alpha_t = alpha_{t-1} (1 - beta h_t / (|g_t| |D_{t-1}|))
 
-Dot products and norms run over a whole parameter group. A parameter without a gradient does not move, so its part of g
-and of D is 0.
+Dot products and norms run over a whole parameter group, or over all groups. A parameter without a gradient does not
+move, so its part of g and of D is 0. Learning rates that settle (section 5): the step has the size
 
-The arithmetic runs on the gradients and the state of all parameters laid end to end, because most networks have many
-small parameters and calls cost more than sums; the state of each parameter is a view of that.
+    gamma_t = delta(t) alpha_t + (1 - delta(t)) alpha_inf,   delta(t) = 1 / (1 + (t / T)^2)
 
-`HypergradientOptimizer` is the part that all such optimizers share; a subclass says how it moves.
+for which t delta(t) -> 0, as convergence asks for; h_t is then the derivative with respect to gamma_{t-1}.
+
+`HypergradientOptimizer` is the part that all such optimizers share; a subclass says in which direction it moves.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, overload
 
@@ -32,86 +34,77 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
+from torch.utils.hooks import RemovableHandle
 
-Group = dict[str, Any]
+from ppx_proposals.optim.joined import Joined, Layout, Run
+from ppx_proposals.optim.settings import Group, check_settings
+
+Transform = Callable[[list[Tensor], list[Tensor]], None]
+"""Called with all parameters that have a gradient, and with one tensor for each, to be changed in place."""
 _DIRECTION = "direction"
-RULES = ("additive", "multiplicative")
 
 
-class Joined(NamedTuple):
-    """Something of several parameters, end to end.
+class _Work(NamedTuple):
+    """What one group does in one step."""
 
-    Attributes:
-        flat: `(total size,)`.
-        views: One view of `flat` per parameter, in its shape.
-    """
-
-    flat: Tensor
-    views: list[Tensor]
-
-    @classmethod
-    def of(cls, tensors: list[Tensor]) -> Joined:
-        """A copy of tensors, end to end."""
-        flat = torch.cat([t.reshape(-1) for t in tensors])
-        parts = torch.split(flat, [t.numel() for t in tensors])
-        return cls(flat, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
-
-
-def check_hypergradient(*, lr: float, hypergrad_lr: float, rule: str, lr_bounds: tuple[float, float]) -> None:
-    """Checks the settings all hypergradient optimizers share.
-
-    Raises:
-        ValueError: One is outside its domain.
-    """
-    low, high = lr_bounds
-    if not 0.0 <= low <= high:
-        raise ValueError(f"lr_bounds must satisfy 0 <= low <= high, not {lr_bounds}")
-    if not low <= lr <= high or not math.isfinite(lr):
-        raise ValueError(f"lr must be finite and within lr_bounds {lr_bounds}, not {lr}")
-    if not (hypergrad_lr >= 0.0 and math.isfinite(hypergrad_lr)):
-        raise ValueError(f"hypergrad_lr must be finite and >= 0, not {hypergrad_lr}")
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
+    group: Group
+    layouts: list[Layout]
+    runs: list[Run]
 
 
 class HypergradientOptimizer(Optimizer):
     """Base of optimizers whose `param_groups[i]["lr"]` is adapted at every step; it is a float and never negative.
 
-    Every group carries `lr`, `weight_decay` (L2, part of the gradient; `p.grad` is not touched), `hypergrad_lr` (beta
-    above; 0 switches the adaptation off), `rule`, `lr_bounds`, and `max_grad_norm`, infinite unless it is set:
-    gradients of a larger norm, taken over the group, are scaled down to it, and one that is not finite moves nothing.
-    Do not combine with a learning rate scheduler: the learning rate is state, not a setting.
+    Every group carries `lr`, `weight_decay`, and what `settings.hypergradient_settings` describes; `p.grad` is not
+    touched. State per parameter: `direction` is D_{t-1}, a view of one tensor for many parameters, to be changed only
+    in place. Do not combine with a learning rate scheduler: the learning rate is state, not a setting.
+
+    With DistributedDataParallel every process sees the reduced gradients and so learns the same alpha. On a GPU the
+    step waits once for the dot product, because alpha is a float.
 
     Args:
         params: Parameters or groups of them.
         defaults: Settings of groups that do not give their own.
+
+    Raises:
+        ValueError: A setting is outside its domain.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        super().__init__(params, {"max_grad_norm": math.inf, **defaults})
-        self._joined: dict[tuple[str, int], Joined] = {}
+        self._clear()
+        super().__init__(params, defaults)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Adapts the learning rate of every group, then moves its parameters.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes on saved state; whatever was laid out is laid out anew."""
+        self._layouts: dict[int, list[Layout]] = {}
+        if not hasattr(self, "_gradient_transforms"):
+            self._clear()
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+    def _clear(self) -> None:
+        self._layouts = {}
+        self._gradient_transforms: OrderedDict[int, Transform] = OrderedDict()
+        self._direction_transforms: OrderedDict[int, Transform] = OrderedDict()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, with settings of its own where it gives them.
 
         Args:
-            closure: Evaluates the loss anew and sets gradients; optional.
+            param_group: `{"params": ..., setting: value}`.
 
-        Returns:
-            The closure's loss.
+        Raises:
+            ValueError: A setting is outside its domain, or differs from the other groups' where all share one alpha.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            self._step_group(group)
-        return loss
+        settings = {**self.defaults, **param_group}
+        if settings["scope"] == "global" and self.param_groups:
+            settings["lr"] = param_group.get("lr", self.param_groups[0]["lr"])
+        check_settings(settings, self.param_groups)
+        self._check(settings)
+        lr = float(settings["lr"])
+        super().add_param_group({**param_group, "lr": lr, "step_size": lr})
 
     def extend_group(self, params: Iterable[Tensor], *, group: int = 0) -> None:
         """Adds parameters to an existing group, such as those of addresses seen for the first time.
@@ -131,93 +124,207 @@ class HypergradientOptimizer(Optimizer):
             raise ValueError("a parameter may be in one group of an optimizer only once")
         self.param_groups[group]["params"].extend(new)
 
+    def register_gradient_transform(self, hook: Transform) -> RemovableHandle:
+        """Adds what changes the gradient, in place, after h_t was taken and before the direction is made from it.
+
+        Args:
+            hook: Called once per step with all parameters that have a gradient, and with their gradients.
+
+        Returns:
+            A handle whose `remove()` takes the hook off again.
+        """
+        return _registered(self._gradient_transforms, hook)
+
+    def register_direction_transform(self, hook: Transform) -> RemovableHandle:
+        """Adds what changes the direction D_t, in place, before parameters move along it.
+
+        Args:
+            hook: Called once per step with all parameters that have a gradient, and with their directions.
+
+        Returns:
+            A handle whose `remove()` takes the hook off again.
+        """
+        return _registered(self._direction_transforms, hook)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Adapts the learning rate of every group, then moves its parameters.
+
+        Args:
+            closure: Evaluates the loss anew and sets gradients; optional.
+
+        Returns:
+            The closure's loss.
+
+        Raises:
+            ValueError: A gradient is sparse or complex; nothing has changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for number, group in enumerate(self.param_groups):
+            _check_gradients(number, group["params"])
+        groups = [self._begin(number, group) for number, group in enumerate(self.param_groups)]
+        works = [work for work in groups if work is not None]
+        if works and works[0].group["scope"] == "global":
+            self._adapt(works)
+        else:
+            for work in works:
+                self._adapt([work])
+        self._transform_gradients(works)
+        self._move_all(works)
+        return loss
+
     @abstractmethod
-    def _move(self, group: Group, params: list[Tensor], gradient: Tensor, direction: Joined | None) -> None:
-        """Moves parameters by `group["lr"]` times their directions.
+    def _check(self, settings: Group) -> None:
+        """Raises a ValueError if a setting that the subclass knows is outside its domain."""
+
+    @abstractmethod
+    def _move(self, group: Group, run: Run, direction: Joined | None) -> None:
+        """Moves parameters by `group["step_size"]` times their directions.
 
         Args:
             group: Settings, with the adapted learning rate.
-            params: Parameters of one device and type that have a gradient.
-            gradient: Their gradients end to end, weight decay included.
-            direction: Where the directions D_t go; None if nobody needs them.
+            run: The parameters, with their gradients.
+            direction: None if nobody needs the directions; else where D_t goes, and parameters are left to the caller.
         """
 
-    def _state_of(self, params: list[Tensor], key: str) -> Joined:
-        """State of parameters end to end, zeros at first; what each has is a view of it."""
-        own = [self.state[p].get(key) for p in params]
-        joined = self._joined.get((key, id(params[0])))
-        if (
-            joined is None
-            or len(joined.views) != len(own)
-            or any(v is not s for v, s in zip(joined.views, own, strict=True))
-        ):
-            pairs = zip(own, params, strict=True)
-            joined = Joined.of([torch.zeros_like(p) if s is None else s for s, p in pairs])
-            for p, view in zip(params, joined.views, strict=True):
-                self.state[p][key] = view
-            self._joined[key, id(params[0])] = joined
-        return joined
+    def _penalised(self, group: Group, run: Run) -> Tensor:
+        """The gradient of the loss with its L2 penalty, weight_decay |theta|^2 / 2."""
+        if group["weight_decay"] == 0:
+            return run.gradient
+        return torch.add(run.gradient, run.values(), alpha=group["weight_decay"])
 
-    def _step_group(self, group: Group) -> None:
-        gradients = _gradients(group)
-        norm = math.nan
-        if gradients and (group["max_grad_norm"] < math.inf or group["rule"] == "multiplicative"):
-            norm = _norm([g for _, g in gradients])
-        if group["max_grad_norm"] < math.inf and gradients:
+    def _begin(self, number: int, group: Group) -> _Work | None:
+        """Gradients of a group, clipped and with their penalty; None if the group does not move."""
+        layouts = self._lay_out(number, group)
+        work = _Work(group, layouts, [run for layout in layouts for run in layout.runs()])
+        largest = group["max_grad_norm"]
+        if largest < math.inf and work.runs:
+            norm = math.hypot(*_floats([_norm(run.gradient) for run in work.runs]))
             if not math.isfinite(norm):
-                return
-            if norm > group["max_grad_norm"]:
-                for _, g in gradients:
-                    g.mul_(group["max_grad_norm"] / norm)
-                norm = group["max_grad_norm"]
-        if group["weight_decay"] != 0:
-            for params, g in gradients:
-                g.add_(Joined.of(params).flat, alpha=group["weight_decay"])
-            norm = _norm([g for _, g in gradients])
-        directions: list[Joined | None] = [None] * len(gradients)
-        if group["hypergrad_lr"] != 0:
-            directions = [self._state_of(params, _DIRECTION) for params, _ in gradients]
-            group["lr"] = self._adapted(group, gradients, norm)
-        for (params, g), direction in zip(gradients, directions, strict=True):
-            self._move(group, params, g, direction)
-        # Parameters that do not move have the direction 0.
+                return None
+            if norm > largest:
+                for run in work.runs:
+                    run.gradient = run.gradient * (largest / norm)
+        for run in work.runs:
+            run.gradient = self._penalised(group, run)
+        return work
+
+    def _lay_out(self, number: int, group: Group) -> list[Layout]:
+        """The layouts of a group: those it had, with the parameters that have their first gradient."""
+        layouts = self._layouts.setdefault(number, [])
+        laid = {id(p) for layout in layouts for p in layout.params}
+        new: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for p in group["params"]:
-            if p.grad is None and p in self.state:
-                self.state[p].pop(_DIRECTION, None)
+            if id(p) not in laid and (p.grad is not None or p in self.state):
+                new.setdefault((p.device, p.dtype), []).append(p)
+        for kind, params in new.items():
+            same = [x for x in layouts if (x.params[0].device, x.params[0].dtype) == kind]
+            old = [p for layout in same for p in layout.params]
+            layouts[:] = [x for x in layouts if x not in same] + [Layout(old + params, self.state)]
+        return layouts
 
-    def _adapted(self, group: Group, gradients: list[tuple[list[Tensor], Tensor]], norm: float) -> float:
-        """The learning rate after its own step of gradient descent; `norm` is |g_t|."""
-        alpha: float = group["lr"]
-        beta: float = group["hypergrad_lr"]
-        last = [self._state_of(params, _DIRECTION).flat for params, _ in gradients]
-        # h_t = g_t . D_{t-1}
-        h = math.fsum(float(torch.dot(g, d)) for (_, g), d in zip(gradients, last, strict=True))
-        if group["rule"] == "multiplicative":
-            # 1 - beta h_t / (|g_t| |D_{t-1}|); parameters without a gradient still count in |D_{t-1}|.
-            still = [p for p in group["params"] if p.grad is None and p in self.state]
-            last += [d.reshape(-1) for p in still if (d := self.state[p].get(_DIRECTION)) is not None]
-            norm *= _norm(last)
-            adapted = alpha * (1.0 - beta * h / norm) if norm > 0.0 else alpha
-        else:
-            adapted = alpha - beta * h
-        low, high = group["lr_bounds"]
-        return min(max(adapted, float(low)), float(high)) if math.isfinite(adapted) else alpha
+    def _adapt(self, works: list[_Work]) -> None:
+        """Gives groups that share a learning rate its next value, after its own step of gradient descent."""
+        group = works[0].group
+        alpha, beta = group["lr"], group["hypergrad_lr"]
+        runs = [run for work in works for run in work.runs]
+        if beta != 0 and runs:
+            # h_t = g_t . D_{t-1}
+            h = math.fsum(_floats([_dot(run.gradient, run.state(_DIRECTION).flat) for run in runs]))
+            if group["rule"] == "multiplicative":
+                # 1 - beta h_t / (|g_t| |D_{t-1}|); parameters without a gradient still count in |D_{t-1}|.
+                wholes = [layout.whole(_DIRECTION).flat for work in works for layout in work.layouts]
+                norms = _floats([_norm(run.gradient) for run in runs] + [_norm(d) for d in wholes])
+                scale = math.hypot(*norms[: len(runs)]) * math.hypot(*norms[len(runs) :])
+                adapted = alpha * (1.0 - beta * h / scale) if scale > 0.0 else alpha
+            else:
+                adapted = alpha - beta * h
+            low, high = group["lr_bounds"]
+            if math.isfinite(adapted):
+                alpha = min(max(adapted, float(low)), float(high))
+        for work in works:
+            work.group["lr"] = work.group["step_size"] = alpha
+            if work.group["settle"] is not None:
+                limit, steps = work.group["settle"]
+                work.group["num_steps"] += 1
+                # gamma_t = delta(t) alpha_t + (1 - delta(t)) alpha_inf
+                delta = 1.0 / (1.0 + (work.group["num_steps"] / steps) ** 2)
+                work.group["step_size"] = delta * alpha + (1.0 - delta) * limit
+
+    def _transform_gradients(self, works: list[_Work]) -> None:
+        if not self._gradient_transforms:
+            return
+        runs = [run for work in works for run in work.runs]
+        gradients = [Joined.split(run.gradient.clone(), run.params) for run in runs]
+        for transform in self._gradient_transforms.values():
+            transform([p for run in runs for p in run.params], [v for g in gradients for v in g.views])
+        for run, gradient in zip(runs, gradients, strict=True):
+            run.gradient = gradient.flat
+
+    def _move_all(self, works: list[_Work]) -> None:
+        moves: list[tuple[float, list[Tensor], list[Tensor]]] = []
+        for work in works:
+            needed = work.group["hypergrad_lr"] != 0 or self._direction_transforms
+            for run in work.runs:
+                direction = run.state(_DIRECTION) if needed else None
+                self._move(work.group, run, direction)
+                if direction is not None:
+                    moves.append((work.group["step_size"], run.params, direction.views))
+        for transform in self._direction_transforms.values():
+            transform(
+                [p for _, params, _ in moves for p in params], [v for *_, views in moves for v in views]
+            )
+        for step_size, params, views in moves:
+            torch._foreach_add_(params, views, alpha=step_size)
+        for layout in (layout for work in works for layout in work.layouts):
+            # Parameters that do not move have the direction 0.
+            if _DIRECTION in layout:
+                layout.clear(_DIRECTION)
 
 
-def _gradients(group: Group) -> list[tuple[list[Tensor], Tensor]]:
-    """Parameters that have a gradient, by device and type, with a copy of their gradients end to end."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for p in group["params"]:
-        if p.grad is not None:
-            if p.grad.is_sparse:
-                raise ValueError("hypergradient optimizers take dense gradients; use dense embeddings")
-            kinds.setdefault((p.device, p.dtype), []).append(p)
-    return [
-        (params, torch.cat([p.grad.reshape(-1) for p in params if p.grad is not None]))
-        for params in kinds.values()
-    ]
+def _registered(hooks: OrderedDict[int, Transform], hook: Transform) -> RemovableHandle:
+    handle = RemovableHandle(hooks)
+    hooks[handle.id] = hook
+    return handle
 
 
-def _norm(vectors: list[Tensor]) -> float:
-    """Euclidean norm of several vectors together."""
-    return math.hypot(*(float(torch.linalg.vector_norm(v)) for v in vectors))
+def _check_gradients(number: int, params: list[Tensor]) -> None:
+    for place, p in enumerate(params):
+        if p.grad is None:
+            continue
+        which = f"parameter {place} of group {number}, shape {tuple(p.shape)},"
+        if p.grad.is_sparse:
+            raise ValueError(f"{which} has a sparse gradient; make its embedding with sparse=False")
+        if p.grad.is_complex():
+            raise ValueError(f"{which} is complex; hold it as torch.view_as_real does")
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a, b = a.float(), b.float()
+    return torch.dot(a, b)
+
+
+def _norm(a: Tensor) -> Tensor:
+    wider = torch.float32 if a.dtype in (torch.float16, torch.bfloat16) else None
+    norm: Tensor = torch.linalg.vector_norm(a, dtype=wider)
+    return norm
+
+
+def _floats(scalars: list[Tensor]) -> list[float]:
+    """Values of tensors, waiting once per device and type."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, s in enumerate(scalars):
+        kinds.setdefault((s.device, s.dtype), []).append(place)
+    values = [0.0] * len(scalars)
+    for places in kinds.values():
+        for place, value in zip(places, torch.stack([scalars[i] for i in places]).tolist(), strict=True):
+            values[place] = value
+    return values

@@ -119,7 +119,7 @@ def test_analytic_gradient_takes_variance_away(unroll: Any) -> None:
 @pytest.mark.parametrize("kind", ALL)
 def test_only_untruncated_influence_is_balanced(kind: type[EvolutionStrategy]) -> None:
     theta = nn.Parameter(torch.full((1,), 0.5, dtype=FLOAT))
-    pes = strategy(kind, theta=theta, num_unrolls=10**9, num_pairs=50)
+    pes = strategy(kind, theta=theta, num_unrolls=10**9, num_pairs=500)
     optimizer = torch.optim.SGD([theta], lr=1e-4)
     for _ in range(2000):
         optimizer.zero_grad()

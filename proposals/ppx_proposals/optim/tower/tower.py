@@ -91,6 +91,50 @@ class Tower(Optimizer):
         settings = self.levels[0].settings()
         own: dict[str, Any] = {name: param_group.get(name, settings[name]) for name in settings}
         replace(self.levels[0], **own)
+        super().add_param_group({"levels": chains.initial(self.levels), **param_group})
+
+    def extend_group(self, params: Iterable[Tensor], *, group: int = 0) -> None:
+        """Adds parameters to an existing group, such as those of addresses seen for the first time.
+
+        Args:
+            params: Leaf tensors, none of which the optimizer has yet.
+            group: Number of the group.
+
+        Raises:
+            ValueError: A parameter is in a group already.
+        """
+        known = {id(p) for g in self.param_groups for p in g["params"]}
+        new = list(params)
+        if any(id(p) in known for p in new) or len({id(p) for p in new}) < len(new):
+            raise ValueError("a parameter may be in one group of an optimizer only once")
+        self.param_groups[group]["params"].extend(new)
+
+    def hyperparameters(self, group: int = 0) -> list[dict[str, float]]:
+        """The current hyperparameters of a group, one dict per level.
+
+        Args:
+            group: Number of the group.
+        """
+        settings = [chains.settings_of(self.param_groups[group], k) for k in range(len(self.levels))]
+        pairs = zip(settings, self.levels, strict=True)
+        return [{name: read(s, name) for name in level.names} for s, level in pairs]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from a saved state.
+
+        Args:
+            state_dict: Of a tower of the same levels.
+
+        Raises:
+            ValueError: It is of another tower.
+        """
+        mine = [(level["rule"], level["adapted"]) for level in chains.initial(self.levels)]
+        for group in state_dict["param_groups"]:
+            theirs = [(level["rule"], level["adapted"]) for level in group.get("levels", ())]
+            if theirs != mine:
+                raise ValueError(
+                    f"the state is of the tower {theirs}, this one is {mine}; build the same levels"
+                )
         super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:

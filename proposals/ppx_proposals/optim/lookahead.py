@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from ppx_proposals.optim.hypergradient import HypergradientOptimizer
 from ppx_proposals.optim.settings import Group
+from ppx_proposals.optim.tower import Tower
 
 
 class Lookahead(pytorch_optimizer.Lookahead):
@@ -40,6 +41,7 @@ class Lookahead(pytorch_optimizer.Lookahead):
 
     Raises:
         ValueError: A setting is outside its domain.
+        TypeError: The optimizer is a tower that adapts something.
     """
 
     def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
@@ -47,6 +49,11 @@ class Lookahead(pytorch_optimizer.Lookahead):
             raise ValueError(f"k must be a whole number of steps, at least 1, not {k}")
         if not 0.0 < alpha <= 1.0:
             raise ValueError(f"alpha must lie in (0, 1], not {alpha}")
+        if isinstance(optimizer, Tower) and optimizer.levels[0].adapted:
+            raise TypeError(
+                f"Lookahead cannot be put around a Tower that adapts {', '.join(optimizer.levels[0].adapted)}: its"
+                " derivative would be of the weights before a sync; use SGDHD or AdamHD, for which it stays exact"
+            )
         super().__init__(optimizer, k=k, alpha=alpha)
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

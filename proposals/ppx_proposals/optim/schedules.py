@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
 
 from ppx_proposals.optim.hypergradient import HypergradientOptimizer
+from ppx_proposals.optim.tower import Tower
 
 
 def warm_up(optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -167,14 +168,19 @@ def refuse_learned_rates(optimizer: Optimizer) -> None:
         ValueError: One does.
     """
     inner = innermost(optimizer)
-    if isinstance(inner, HypergradientOptimizer):
-        for number, group in enumerate(inner.param_groups):
-            if group["hypergrad_lr"] != 0.0:
-                raise ValueError(
-                    f"group {number} of {type(inner).__name__} learns its lr (hypergrad_lr={group['hypergrad_lr']}),"
-                    " which a schedule would overwrite; set hypergrad_lr=0 to schedule it, or use schedules.BoundWarmUp,"
-                    " or settle=(alpha_inf, steps) for one that decays"
-                )
+    if isinstance(inner, Tower) and "lr" in inner.levels[0].adapted:
+        raise ValueError(
+            'the Tower adapts "lr", which a schedule would overwrite; take "lr" out of adapt to schedule it'
+        )
+    if not isinstance(inner, HypergradientOptimizer):
+        return
+    for number, group in enumerate(inner.param_groups):
+        if group["hypergrad_lr"] != 0.0:
+            raise ValueError(
+                f"group {number} of {type(inner).__name__} learns its lr (hypergrad_lr={group['hypergrad_lr']}), which"
+                " a schedule would overwrite; set hypergrad_lr=0 to schedule it, or use schedules.BoundWarmUp, or"
+                " settle=(alpha_inf, T) for one that settles"
+            )
 
 
 def check_steps(steps: int) -> None:

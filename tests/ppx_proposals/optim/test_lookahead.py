@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ppx_proposals.optim.adam_hd import AdamHD
 from ppx_proposals.optim.lookahead import Lookahead
 from ppx_proposals.optim.sgd_hd import SGDHD
+from ppx_proposals.optim.tower import SGD, Adam, Tower
 
 _BETAS, _EPS, _DECAY = (0.8, 0.95), 1e-3, 0.1
 _PULL = 0.3
@@ -216,3 +217,10 @@ def test_a_group_that_cannot_grow_says_so() -> None:
     extra = nn.Parameter(torch.ones(1))
     optimizer.add_param_group({"params": [extra]})
     assert len(optimizer.state_dict()["lookahead_state"]) == 2
+
+
+def test_tower_that_adapts_is_refused_and_one_that_does_not_is_an_optimizer() -> None:
+    x = nn.Parameter(torch.ones(1))
+    with pytest.raises(TypeError, match="a Tower that adapts lr"):
+        Lookahead(Tower([x], [Adam(lr=0.1, adapt=("lr",)), SGD(lr=1e-5)]))
+    assert Lookahead(Tower([x], [Adam(lr=0.1)])).param_groups[0]["lr"] == 0.1

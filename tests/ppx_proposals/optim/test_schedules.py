@@ -15,6 +15,7 @@ from ppx_proposals.optim.adam_hd import AdamHD
 from ppx_proposals.optim.lookahead import Lookahead
 from ppx_proposals.optim.schedules import BoundWarmUp, poly1, poly2, warm_up
 from ppx_proposals.optim.sgd_hd import SGDHD
+from ppx_proposals.optim.tower import SGD, Adam, Tower
 
 
 def _sgd(*lrs: float) -> Optimizer:
@@ -92,6 +93,18 @@ def test_a_learned_rate_is_not_scheduled(make: Callable[..., LRScheduler]) -> No
     assert optimizer.param_groups[1]["lr"] == 0.5
     optimizer.param_groups[1]["hypergrad_lr"] = 0.0
     assert len(_rates(optimizer, make(optimizer, 3), 2)) == 2
+
+
+def test_a_tower_that_adapts_its_rate_is_not_scheduled() -> None:
+    for adapt, refused in ((("lr",), True), (("weight_decay",), False)):
+        tower = Tower(
+            [nn.Parameter(torch.ones(1))], [Adam(lr=0.1, weight_decay=0.01, adapt=adapt), SGD(lr=1e-5)]
+        )
+        if refused:
+            with pytest.raises(ValueError, match='Tower adapts "lr"'):
+                poly1(tower, 3)
+        else:
+            poly1(tower, 3)
 
 
 @pytest.mark.parametrize(

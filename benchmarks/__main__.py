@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import __doc__ as about
-from benchmarks import adapters, comparison, costs, memory, million, scaling, work
+from benchmarks import adapters, comparison, costs, memory, million, optimizers, scaling, work
 from benchmarks.models import LANGUAGES, MODELS, languages
 
 EXAMPLES = """\
@@ -26,6 +26,8 @@ examples:
   python -m benchmarks profile                                 what a draw costs, in ns, and where
   python -m benchmarks adapters                                what a draw through each adapter costs, and without it
   python -m benchmarks adapters --only python cpp --json adapters.json
+  python -m benchmarks optimizers --mnist mnist.npz --json optimizers.json --figures figures
+  python -m benchmarks optimizers --only tau overhead          what needs no images
 """
 
 
@@ -44,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.what == "adapters":
         seconds, rounds = (0.02, 1) if options.quick else (options.seconds, 10)
         adapters.show(options.only, seconds, console, rounds=rounds, file=options.json)
+    elif options.what == "optimizers":
+        effort = optimizers.Effort(options.quick, options.seeds, options.workers)
+        optimizers.show(
+            options.only, options.mnist, effort, console, file=options.json, figures=options.figures
+        )
     else:
         costs.show(options.models, options.seconds, console)
 
@@ -85,7 +92,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "what",
         nargs="?",
         default="table",
-        choices=("table", "scaling", "memory", "million", "profile", "adapters"),
+        choices=("table", "scaling", "memory", "million", "profile", "adapters", "optimizers"),
         help="what to measure (default: table)",
     )
     several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
@@ -95,10 +102,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="per kind of work, or adapter (default 1)")
     parser.add_argument(
-        "--only", help=f"which of {names(work.LABELS)}; adapters: of {names(adapters.PROGRAMS)}", **several
+        "--only",
+        help=f"which of {names(work.LABELS)}; adapters: of {names(adapters.PROGRAMS)}; optimizers: of "
+        f"{names(optimizers.EXPERIMENTS)}",
+        **several,
     )
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="table, adapters: write the figures")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="table, adapters, optimizers: write the figures"
+    )
     table = parser.add_argument_group("table")
     table.add_argument(
         "--languages",
@@ -116,7 +128,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         **several,
     )
     table.add_argument("--training-seconds", type=float, default=3.0, help="of training (default 3)")
-    table.add_argument("--workers", type=int, help="simulator processes of ours (default: that of Simulator)")
+    table.add_argument(
+        "--workers",
+        type=int,
+        help="simulator processes of ours (default: that of Simulator); optimizers: runs at once (default: half of "
+        "the cores)",
+    )
     others = parser.add_argument_group("scaling, memory, million")
     others.add_argument("--most", type=int, default=8, help="scaling: most simulator processes (default 8)")
     others.add_argument("--num-traces", type=int, help="memory, million: how many traces")
@@ -124,15 +141,40 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     others.add_argument(
         "--drawn", action="store_true", help="million: with the drawn calorimeter images, 8 kB more per trace"
     )
+    learners = parser.add_argument_group("optimizers")
+    learners.add_argument("--mnist", type=Path, metavar="FILE", help="the images, mnist.npz as Keras has it")
+    learners.add_argument("--seeds", type=int, metavar="N", help="runs of each kind (default 2 to 10)")
+    learners.add_argument("--figures", type=Path, metavar="FOLDER", help="where to draw figures")
     options = parser.parse_args(arguments)
-    known = list(adapters.PROGRAMS if options.what == "adapters" else work.LABELS)
+    known = list(
+        {"adapters": adapters.PROGRAMS, "optimizers": optimizers.EXPERIMENTS}.get(options.what, work.LABELS)
+    )
     options.only = options.only or known
     unknown = [name for name in options.only if name not in known]
     if unknown:
         parser.error(f"--only: {options.what} does not measure {names(unknown)}; choose from {names(known)}")
     if options.what == "million" and options.out is None:
         parser.error("million writes to disk: say where, --out FOLDER")
+    if options.what == "optimizers":
+        _check_optimizers(options, parser)
     return options
+
+
+def _check_optimizers(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    learners = [name for name in options.only if name in optimizers.LEARN_IMAGES]
+    if any(number is not None and number < 1 for number in (options.seeds, options.workers)):
+        parser.error("--seeds and --workers must be at least 1")
+    if learners and options.mnist is None:
+        others = [name for name in optimizers.EXPERIMENTS if name not in optimizers.LEARN_IMAGES]
+        parser.error(
+            f"the images of MNIST are needed for {', '.join(learners)}: say where they are, --mnist mnist.npz, or "
+            f"choose what needs none, --only {' '.join(others)}"
+        )
+    if learners:
+        try:
+            optimizers.check_images(options.mnist)
+        except ValueError as error:
+            parser.error(f"--mnist: {error}")
 
 
 if __name__ == "__main__":

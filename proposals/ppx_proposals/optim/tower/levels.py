@@ -296,7 +296,8 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (root,) = ctx.saved_tensors
-        return (gradients[0] / (2 * root)).masked_fill_(root == 0, 0.0)
+        slope: Tensor = gradients[0] / (2 * root)
+        return slope.masked_fill_(root == 0, 0.0)
 
 
 def _root(x: Tensor) -> Tensor:

@@ -88,6 +88,13 @@ def test_importing_the_core_does_not_import_torch(package: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_the_optimizers_need_nothing_else_of_the_project() -> None:
+    code = "import sys, ppx_proposals.optim; print(sorted(m for m in sys.modules if m.startswith(('ppx_', 'zmq'))))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(result.stdout))
+    assert {m for m in loaded if not m.startswith("ppx_proposals.optim")} == {"ppx_proposals"}
+
+
 def test_no_package_reads_pickles() -> None:
     offenders = [
         module

@@ -6,6 +6,7 @@ from typing import Unpack
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from ppx_proposals.optim.hypergradient import HypergradientOptimizer
@@ -32,6 +33,8 @@ class AdamHD(HypergradientOptimizer):
         ValueError: A setting is outside its domain.
     """
 
+    _usual_hypergrad_lr = 1e-7
+
     def __init__(
         self,
         params: ParamsT,
@@ -43,8 +46,8 @@ class AdamHD(HypergradientOptimizer):
         hypergrad_lr: float | None = None,
         **settings: Unpack[HypergradientSettings],
     ) -> None:
-        defaults = hypergradient_settings(settings, lr=lr, hypergrad_lr=hypergrad_lr, usual=1e-7)
-        super().__init__(params, {**defaults, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        shared = {"lr": lr, "hypergrad_lr": hypergrad_lr, **hypergradient_settings(settings)}
+        super().__init__(params, {**shared, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def _check(self, settings: Group) -> None:
         beta1, beta2 = settings["betas"]
@@ -56,23 +59,17 @@ class AdamHD(HypergradientOptimizer):
     def _move(self, group: Group, run: Run, direction: Joined | None) -> None:
         (beta1, beta2), eps, params = group["betas"], group["eps"], run.params
         m, v, steps = run.state("exp_avg"), run.state("exp_avg_sq"), self._advance(params)
+        if direction is not None:
+            _direction(run.gradient, m, v, direction, steps, group)
+            return
         # m_t = beta1 m_{t-1} + (1 - beta1) g_t,   v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
         m.flat.lerp_(run.gradient, 1 - beta1)
         v.flat.mul_(beta2).addcmul_(run.gradient, run.gradient, value=1 - beta2)
-        correction1 = [1 - beta1**t for t in steps]
-        correction2 = [(1 - beta2**t) ** 0.5 for t in steps]
-        if direction is None:
-            denominator = Joined.split(v.flat.sqrt(), params)
-            denominator.div_(correction2)
-            denominator.flat.add_(eps)
-            sizes = [-(group["step_size"] / c) for c in correction1]
-            torch._foreach_addcdiv_(params, m.views, denominator.views, sizes)
-            return
-        # D_t = -mhat_t / (sqrt(vhat_t) + eps) = m_t / -(c1 sqrt(v_t) / c2 + c1 eps)
-        torch.sqrt(v.flat, out=direction.flat)
-        direction.mul_([-c1 / c2 for c1, c2 in zip(correction1, correction2, strict=True)])
-        direction.add_([-c1 * eps for c1 in correction1])
-        torch.div(m.flat, direction.flat, out=direction.flat)
+        denominator = Joined.split(v.flat.sqrt(), params)
+        denominator.div_([(1 - beta2**t) ** 0.5 for t in steps])
+        denominator.flat.add_(eps)
+        sizes = [-(group["step_size"] / (1 - beta1**t)) for t in steps]
+        torch._foreach_addcdiv_(params, m.views, denominator.views, sizes)
 
     def _advance(self, params: list[Tensor]) -> list[int]:
         """Counts the step; returns t for every parameter, which may have joined at different steps."""
@@ -82,6 +79,33 @@ class AdamHD(HypergradientOptimizer):
             state["step"] = state.get("step", 0) + 1
             steps.append(state["step"])
         return steps
+
+
+def _direction(
+    gradient: Tensor, m: Joined, v: Joined, direction: Joined, steps: list[int], group: Group
+) -> None:
+    """Writes D_t: torch's fused Adam with a step of size 1 from 0, which takes one pass over memory."""
+    direction.flat.zero_()
+    joined = [direction.flat], [gradient], [m.flat], [v.flat]
+    if len(set(steps)) > 1:
+        joined = direction.views, Joined.split(gradient, m.views).views, m.views, v.views
+        before = [torch.full((), t - 1.0, device=gradient.device) for t in steps]
+    else:
+        before = [torch.full((), steps[0] - 1.0, device=gradient.device)]
+    beta1, beta2 = group["betas"]
+    adam(
+        *joined,
+        [],
+        before,
+        fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=1.0,
+        weight_decay=0.0,
+        eps=group["eps"],
+        maximize=False,
+    )
 
 
 class AdamWHD(AdamHD):

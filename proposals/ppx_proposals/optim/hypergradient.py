@@ -37,7 +37,7 @@ from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
 from ppx_proposals.optim.joined import Joined, Layout, Run
-from ppx_proposals.optim.settings import Group, check_settings
+from ppx_proposals.optim.settings import MULTIPLICATIVE_BETA, Group, check_settings
 
 Transform = Callable[[list[Tensor], list[Tensor]], None]
 """Called with all parameters that have a gradient, and with one tensor for each, to be changed in place."""
@@ -70,6 +70,9 @@ class HypergradientOptimizer(Optimizer):
         ValueError: A setting is outside its domain.
     """
 
+    _usual_hypergrad_lr: float
+    """beta of the paper for the additive rule."""
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._clear()
         super().__init__(params, defaults)
@@ -83,6 +86,13 @@ class HypergradientOptimizer(Optimizer):
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+            group.setdefault("step_size", group["lr"])
+            self._choose_hypergrad_lr(group)
+
+    def _choose_hypergrad_lr(self, settings: Group) -> None:
+        if settings["hypergrad_lr"] is None:
+            multiplicative = settings["rule"] == "multiplicative"
+            settings["hypergrad_lr"] = MULTIPLICATIVE_BETA if multiplicative else self._usual_hypergrad_lr
 
     def _clear(self) -> None:
         self._layouts = {}
@@ -101,10 +111,11 @@ class HypergradientOptimizer(Optimizer):
         settings = {**self.defaults, **param_group}
         if settings["scope"] == "global" and self.param_groups:
             settings["lr"] = param_group.get("lr", self.param_groups[0]["lr"])
+        self._choose_hypergrad_lr(settings)
+        settings["lr"] = settings["step_size"] = float(settings["lr"])
         check_settings(settings, self.param_groups)
         self._check(settings)
-        lr = float(settings["lr"])
-        super().add_param_group({**param_group, "lr": lr, "step_size": lr})
+        super().add_param_group(settings)
 
     def extend_group(self, params: Iterable[Tensor], *, group: int = 0) -> None:
         """Adds parameters to an existing group, such as those of addresses seen for the first time.
@@ -237,15 +248,19 @@ class HypergradientOptimizer(Optimizer):
         runs = [run for work in works for run in work.runs]
         if beta != 0 and runs:
             # h_t = g_t . D_{t-1}
-            h = math.fsum(_floats([_dot(run.gradient, run.state(_DIRECTION).flat) for run in runs]))
+            pairs = [(run.gradient, run.state(_DIRECTION).flat) for run in runs]
             if group["rule"] == "multiplicative":
-                # 1 - beta h_t / (|g_t| |D_{t-1}|); parameters without a gradient still count in |D_{t-1}|.
-                wholes = [layout.whole(_DIRECTION).flat for work in works for layout in work.layouts]
-                norms = _floats([_norm(run.gradient) for run in runs] + [_norm(d) for d in wholes])
-                scale = math.hypot(*norms[: len(runs)]) * math.hypot(*norms[len(runs) :])
+                # Parameters without a gradient still count in |D_{t-1}|.
+                still = [d for work in works for layout in work.layouts for d in layout.still(_DIRECTION)]
+                scalars = [s for g, d in pairs for s in (_dot(g, d), _norm(g), _norm(d))]
+                values = _floats(scalars + [_norm(d) for d in still])
+                count = 3 * len(pairs)
+                h = math.fsum(values[:count:3])
+                # 1 - beta h_t / (|g_t| |D_{t-1}|)
+                scale = math.hypot(*values[1:count:3]) * math.hypot(*values[2:count:3], *values[count:])
                 adapted = alpha * (1.0 - beta * h / scale) if scale > 0.0 else alpha
             else:
-                adapted = alpha - beta * h
+                adapted = alpha - beta * math.fsum(_floats([_dot(g, d) for g, d in pairs]))
             low, high = group["lr_bounds"]
             if math.isfinite(adapted):
                 alpha = min(max(adapted, float(low)), float(high))
@@ -269,24 +284,28 @@ class HypergradientOptimizer(Optimizer):
             run.gradient = gradient.flat
 
     def _move_all(self, works: list[_Work]) -> None:
-        moves: list[tuple[float, list[Tensor], list[Tensor]]] = []
+        later: list[tuple[float, list[Tensor], list[Tensor]]] = []
         for work in works:
-            needed = work.group["hypergrad_lr"] != 0 or self._direction_transforms
+            needed = work.group["hypergrad_lr"] != 0 or bool(self._direction_transforms)
+            step_size = work.group["step_size"]
             for run in work.runs:
                 direction = run.state(_DIRECTION) if needed else None
                 self._move(work.group, run, direction)
-                if direction is not None:
-                    moves.append((work.group["step_size"], run.params, direction.views))
+                if self._direction_transforms and direction is not None:
+                    later.append((step_size, run.params, direction.views))
+                elif direction is not None:
+                    torch._foreach_add_(run.params, direction.views, alpha=step_size)
         for transform in self._direction_transforms.values():
             transform(
-                [p for _, params, _ in moves for p in params], [v for *_, views in moves for v in views]
+                [p for _, params, _ in later for p in params], [d for *_, views in later for d in views]
             )
-        for step_size, params, views in moves:
+        for step_size, params, views in later:
             torch._foreach_add_(params, views, alpha=step_size)
         for layout in (layout for work in works for layout in work.layouts):
             # Parameters that do not move have the direction 0.
             if _DIRECTION in layout:
-                layout.clear(_DIRECTION)
+                for still in layout.still(_DIRECTION):
+                    still.zero_()
 
 
 def _registered(hooks: OrderedDict[int, Transform], hook: Transform) -> RemovableHandle:

@@ -42,26 +42,12 @@ class Joined(NamedTuple):
         parts = torch.split(flat, [t.numel() for t in like])
         return cls(flat, [part.view(t.shape) for part, t in zip(parts, like, strict=True)])
 
-    def mul_(self, factors: list[float]) -> None:
-        """Multiplies what each parameter has by a factor of its own."""
-        if len(set(factors)) == 1:
-            self.flat.mul_(factors[0])
-        else:
-            torch._foreach_mul_(self.views, factors)
-
     def div_(self, divisors: list[float]) -> None:
         """Divides what each parameter has by a number of its own."""
         if len(set(divisors)) == 1:
             self.flat.div_(divisors[0])
         else:
             torch._foreach_div_(self.views, divisors)
-
-    def add_(self, terms: list[float]) -> None:
-        """Adds to what each parameter has a number of its own."""
-        if len(set(terms)) == 1:
-            self.flat.add_(terms[0])
-        else:
-            torch._foreach_add_(self.views, terms)
 
 
 class Layout:
@@ -111,11 +97,11 @@ class Layout:
                 yield Run(self, first, last, _end_to_end(params[first:last]))
             first = last
 
-    def clear(self, key: str) -> None:
-        """Sets state to 0 for the parameters that have no gradient."""
-        for number, p in enumerate(self.params):
-            if p.grad is None:
-                self.part(key, number, number + 1).flat.zero_()
+    def still(self, key: str) -> list[Tensor]:
+        """State of each parameter that has no gradient, flat."""
+        return [
+            self.part(key, number, number + 1).flat for number, p in enumerate(self.params) if p.grad is None
+        ]
 
 
 @dataclass

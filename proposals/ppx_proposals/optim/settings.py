@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 Group = dict[str, Any]
 RULES = ("additive", "multiplicative")
+MULTIPLICATIVE_BETA = 0.02  # the paper, section 3.2
 SCOPES = ("group", "global")
 _SHARED = ("lr", "hypergrad_lr", "rule", "lr_bounds", "scope", "settle")
 
@@ -30,28 +31,17 @@ class HypergradientSettings(TypedDict, total=False):
     max_grad_norm: float
 
 
-def hypergradient_settings(
-    given: HypergradientSettings, *, lr: float, hypergrad_lr: float | None, usual: float
-) -> dict[str, Any]:
-    """Defaults of parameter groups.
-
-    Args:
-        given: Settings that the user gave.
-        lr: Initial learning rate.
-        hypergrad_lr: Learning rate of the learning rate, or None for the paper's.
-        usual: The paper's for the additive rule; that for the multiplicative one is 0.02.
-    """
-    settings = {
+def hypergradient_settings(given: HypergradientSettings) -> dict[str, Any]:
+    """All shared settings: those that the user gave, and the defaults of the others."""
+    return {
         "rule": "additive",
         "lr_bounds": (0.0, math.inf),
         "scope": "group",
         "settle": None,
         "max_grad_norm": math.inf,
+        "num_steps": 0,
         **given,
     }
-    if hypergrad_lr is None:
-        hypergrad_lr = 0.02 if settings["rule"] == "multiplicative" else usual
-    return {"lr": lr, "hypergrad_lr": hypergrad_lr, "num_steps": 0, "step_size": lr, **settings}
 
 
 def check_settings(settings: Group, groups: list[Group]) -> None:

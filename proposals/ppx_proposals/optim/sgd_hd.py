@@ -35,6 +35,8 @@ class SGDHD(HypergradientOptimizer):
         ValueError: A setting is outside its domain.
     """
 
+    _usual_hypergrad_lr = 1e-3
+
     def __init__(
         self,
         params: ParamsT,
@@ -46,9 +48,9 @@ class SGDHD(HypergradientOptimizer):
         hypergrad_lr: float | None = None,
         **settings: Unpack[HypergradientSettings],
     ) -> None:
-        defaults = hypergradient_settings(settings, lr=lr, hypergrad_lr=hypergrad_lr, usual=1e-3)
+        shared = {"lr": lr, "hypergrad_lr": hypergrad_lr, **hypergradient_settings(settings)}
         own = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, **own})
+        super().__init__(params, {**shared, **own})
 
     def _check(self, settings: Group) -> None:
         if not 0.0 <= settings["momentum"] < 1.0:

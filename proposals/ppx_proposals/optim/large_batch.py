@@ -251,11 +251,11 @@ class LAMB:
     def _rescale(self) -> None:
         for group, places in _alike(self._optimizer, [p for p, _ in self._before]):
             params, before = [self._before[i][0] for i in places], [self._before[i][1] for i in places]
-            moves = list(torch._foreach_sub(params, before))
-            # |D| = |move| / alpha
-            ratios = self._ratios(_norms(before), _norms(moves) / group["lr"])
-            torch._foreach_mul_(moves, list(ratios.unbind()))
-            torch._foreach_copy_(params, torch._foreach_add(before, moves))
+            # |D| = |theta_t - theta_{t-1}| / alpha, the difference being made where theta is
+            torch._foreach_sub_(params, before)
+            ratios = self._ratios(_norms(before), _norms(params) / group["lr"])
+            torch._foreach_mul_(params, list(ratios.unbind()))
+            torch._foreach_add_(params, before)
         self._before.clear()
 
 

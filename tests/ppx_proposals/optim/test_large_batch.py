@@ -356,3 +356,44 @@ def test_sparse_gradients_are_refused() -> None:
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match="sparse=False"):
         optimizer.step()
+
+
+_SIZES = (50, 32, 32, 10)
+
+
+def _trained(make: Callable[[list[nn.Parameter]], Optimizer], scales: tuple[float, ...]) -> float:
+    """Loss after 50 batches of 2048 of a perceptron whose layers are `scale * weight`, the same function at first."""
+    g = torch.Generator().manual_seed(0)
+    shapes = zip(_SIZES, _SIZES[1:], scales, strict=False)
+    weights = [nn.Parameter(torch.randn(o, i, generator=g) * (2 / i) ** 0.5 / c) for i, o, c in shapes]
+    optimizer, teacher = make(weights), torch.randn(_SIZES[0], _SIZES[-1], generator=g)
+    for _ in range(50):
+        x = torch.randn(2048, _SIZES[0], generator=g)
+        hidden = x
+        for number, (weight, scale) in enumerate(zip(weights, scales, strict=True)):
+            hidden = scale * (hidden @ weight.T)
+            hidden = torch.relu(hidden) if number < 2 else hidden
+        loss = nn.functional.cross_entropy(hidden, (x @ teacher).argmax(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+@pytest.mark.slow
+def test_larc_trains_badly_scaled_layers_with_large_batches() -> None:
+    """It does not notice the scales, and no rate of gradient descent serves layers that are a thousandfold apart."""
+
+    def larc(params: list[nn.Parameter]) -> Optimizer:
+        optimizer = torch.optim.SGD(params, lr=10.0, momentum=0.9)
+        LARC(optimizer)
+        return optimizer
+
+    def plain(lr: float) -> Callable[[list[nn.Parameter]], Optimizer]:
+        return lambda params: torch.optim.SGD(params, lr=lr, momentum=0.9)
+
+    even, uneven = (1.0, 1.0, 1.0), (30.0, 1.0, 1 / 30)
+    rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    with_it = _trained(larc, uneven)
+    assert with_it == pytest.approx(_trained(larc, even), rel=1e-3)
+    assert with_it < 0.8 * min(_trained(plain(lr), uneven) for lr in rates)

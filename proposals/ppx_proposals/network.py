@@ -66,7 +66,16 @@ class ProposalNetwork(nn.Module):
     def forward(self, steps: PackedSteps) -> Tensor:
         """log q - log p of every step, `(S,)` in packed order; 0 for steps that are not scored."""
         a, k = self.config.address_size, self.config.key_size
-        addresses, categories = self.addresses(), self.categories()
+        categories = self.categories()
+        embedded, current, x = self.core_inputs(steps, categories)
+        h = packed_lstm(self.lstm, embedded, x, steps.batch_sizes, steps.trace)
+        inputs = HeadInput(h, embedded, current, steps.trace)
+        return self._log_ratio(steps, inputs, categories[:, a : a + k], categories[:, a + k])
+
+    def core_inputs(self, steps: PackedSteps, categories: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the LSTM takes in, given the table of categories: E(y), u(a_t), and x_t without E(y)."""
+        a = self.config.address_size
+        addresses = self.addresses()
         embedded = self.observation(steps.flat, steps.grids)
         of_current, of_previous = addresses.split([a, 2 * a], dim=1)
         current = functional.embedding(steps.address, of_current)
@@ -74,10 +83,7 @@ class ProposalNetwork(nn.Module):
         previous = torch.addcmul(before, steps.previous_z[:, None], slope)
         if len(self.categories.blocks):
             previous = previous + functional.embedding(steps.previous_category, categories[:, :a])
-        x = torch.cat([current, steps.features, previous], dim=1)
-        h = packed_lstm(self.lstm, embedded, x, steps.batch_sizes, steps.trace)
-        inputs = HeadInput(h, embedded, current, steps.trace)
-        return self._log_ratio(steps, inputs, categories[:, a : a + k], categories[:, a + k])
+        return embedded, current, torch.cat([current, steps.features, previous], dim=1)
 
     def _log_ratio(self, steps: PackedSteps, inputs: HeadInput, keys: Tensor, bias: Tensor) -> Tensor:
         defensive, dtype = self.config.defensive, steps.z.dtype

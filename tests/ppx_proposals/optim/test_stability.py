@@ -248,6 +248,17 @@ def test_single_precision_gets_a_larger_step() -> None:
     assert double.step[0] < found.step[0]
 
 
+def test_large_steps_may_leave_the_domain() -> None:
+    def program(theta: np.ndarray, seed: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.log(theta) * np.arange(1, 6)
+
+    found = finite_difference_sensitivity(program, [1e-3], [0, 1], scale=[0.1])
+    assert found.jacobian is not None
+    np.testing.assert_allclose(found.jacobian[0, :, 0], 1e3 * np.arange(1, 6), rtol=1e-5)
+    assert finite_difference_lyapunov(program, [1e-3], [0], direction=[0.1]).verdict is Verdict.SMOOTH
+
+
 def test_jacobian_of_several_parameters_and_outputs() -> None:
     def program(theta: np.ndarray, seed: int) -> np.ndarray:
         a, b = theta

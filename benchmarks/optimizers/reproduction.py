@@ -25,6 +25,7 @@ METHODS = ("SGD", "SGD-HD", "SGDN", "SGDN-HD", "Adam", "Adam-HD")
 REFERENCE: dict[str, dict[int, tuple[float, float]]] = {
     "SGD": {1: (1.2041, 0.7690), 10: (0.3957, 0.3738)},
     "SGD-HD": {1: (0.4170, 0.3158), 10: (0.2934, 0.2878)},
+    "SGDN": {10: (0.2893, 0.2846)},
     "SGDN-HD": {1: (0.3609, 0.2792), 10: (0.2613, 0.2719)},
     "Adam": {1: (0.4312, 0.2979), 10: (0.2590, 0.2719)},
     "Adam-HD": {1: (0.4207, 0.2953), 10: (0.2583, 0.2723)},
@@ -114,7 +115,7 @@ def draw(runs: list[Run], results: Results, folder: Path) -> None:
     """Losses and learning rates against iterations, as in the paper's figure 2; means over seeds."""
     runs = [run for run in runs if run.experiment == NAME]
     tasks = [task for task in _SEEDS if results.done(r for r in runs if r.task == task)]
-    figure, axes = figures.grid(2, len(tasks), size=(5.2, 3.1))
+    figure, axes = figures.grid(2, len(tasks), size=(4.4, 2.7))
     for column, task in enumerate(tasks):
         loss, lr = axes[0][column], axes[1][column]
         for method in METHODS:

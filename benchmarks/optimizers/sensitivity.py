@@ -43,8 +43,8 @@ def plan(*, quick: bool, seeds: int | None) -> list[Run]:
     lrs, epochs, number = (_LRS[::5], 1, 1) if quick else (_LRS, _EPOCHS, seeds or _SEEDS)
     return [
         Run(NAME, task, f"{kind}{suffix}", lr, seed, epochs)
-        for task in mnist.MODELS
         for seed in range(number)
+        for task in mnist.MODELS
         for kind in KINDS
         for suffix in RULES
         for lr in lrs
@@ -55,8 +55,8 @@ def plan_tau(*, quick: bool, seeds: int | None) -> list[Run]:
     """The runs on the tau decay; `seeds` of each, None for the default."""
     runs = [
         Run(TAU, task, method, lr, seed, 4 if quick else _MINIBATCHES[task])
-        for task in tau.NETWORKS
         for seed in range(1 if quick else seeds or _SEEDS)
+        for task in tau.NETWORKS
         for lr in _TAU_LRS[task]
         for method in _TAU_METHODS[task]
         if allowed(method, lr)

@@ -256,7 +256,7 @@ class RMSprop(Level):
         g = _decayed(at, gradient, hypers)
         # s_t = alpha s_{t-1} + (1 - alpha) g_t^2,   D_t = g_t / (sqrt(s_t) + eps)
         s = _average(memory.get("square_avg"), g * g, hypers["alpha"])
-        return g / (_root(s) + hypers["eps"]), {"square_avg": s}
+        return _normalized(g, s, 1.0, hypers["eps"]), {"square_avg": s}
 
 
 @dataclass(frozen=True)
@@ -278,31 +278,41 @@ class AdaGrad(Level):
         g = _decayed(at, gradient, hypers)
         # s_t = s_{t-1} + g_t^2,   D_t = g_t / (sqrt(s_t) + eps)
         s = memory["sum"] + g * g if memory else g * g
-        return g / (_root(s) + hypers["eps"]), {"sum": s}
+        return _normalized(g, s, 1.0, hypers["eps"]), {"sum": s}
 
 
-class _Root(torch.autograd.Function):
-    """Square root with the derivative 0 at 0.
+class _Normalized(torch.autograd.Function):
+    """x / (scale sqrt(square) + eps), with the derivative 0 where the square is 0.
 
     A squared average is 0 only if all gradients were, whatever the hyperparameters; so its derivative is 0 as well.
+    One function rather than four, because these are most of what differentiating a step costs.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        root = x.sqrt()
-        ctx.save_for_backward(root)
-        return root
+    def forward(ctx: Any, x: Tensor, square: Tensor, scale: Tensor | float, eps: Tensor | float) -> Tensor:
+        root = square.sqrt()
+        divisor = (root * scale).add_(eps)
+        normalized = x / divisor
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(root, divisor, normalized)
+            ctx.scale = scale
+        return normalized
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (root,) = ctx.saved_tensors
-        slope: Tensor = gradients[0] / (2 * root)
-        return slope.masked_fill_(root == 0, 0.0)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        root, divisor, normalized = ctx.saved_tensors
+        of_x = gradients[0] / divisor
+        # d / d divisor = -x / divisor^2
+        of_divisor = (of_x * normalized).neg_()
+        _, square, scale, eps = ctx.needs_input_grad
+        of_square = (of_divisor * ctx.scale).div_(2 * root).masked_fill_(root == 0, 0.0) if square else None
+        of_scale = (of_divisor * root).sum() if scale else None
+        return of_x, of_square, of_scale, of_divisor.sum() if eps else None
 
 
-def _root(x: Tensor) -> Tensor:
-    root: Tensor = _Root.apply(x) if x.requires_grad else x.sqrt()  # type: ignore[no-untyped-call]
-    return root
+def _normalized(x: Tensor, square: Tensor, scale: Tensor | float, eps: Tensor | float) -> Tensor:
+    normalized: Tensor = _Normalized.apply(x, square, scale, eps)  # type: ignore[no-untyped-call]
+    return normalized
 
 
 def _is_zero(hyper: float | Tensor) -> bool:
@@ -321,9 +331,10 @@ def _average(old: Tensor | None, new: Tensor, decay: float | Tensor) -> Tensor:
     """Running average, from 0: decay old + (1 - decay) new."""
     if old is None:
         return new * (1 - decay)
+    # Written as new + decay (old - new), which has one product to differentiate.
     if isinstance(decay, float):
         return torch.lerp(old, new, 1 - decay)
-    return old * decay + new * (1 - decay)
+    return torch.addcmul(new, old - new, decay)
 
 
 def _adam(g: Tensor, memory: Memory, hypers: Hypers, time: int) -> tuple[Tensor, Memory]:
@@ -332,4 +343,4 @@ def _adam(g: Tensor, memory: Memory, hypers: Hypers, time: int) -> tuple[Tensor,
     v = _average(memory.get("exp_avg_sq"), g * g, hypers["beta2"])
     # D_t = mhat_t / (sqrt(vhat_t) + eps),   mhat_t = m_t / (1 - beta1^t),   vhat_t = v_t / (1 - beta2^t)
     c1, c2 = hypers.correction("beta1", time), hypers.correction("beta2", time)
-    return m / (_root(v) * (c1 / c2**0.5) + hypers["eps"] * c1), {"exp_avg": m, "exp_avg_sq": v}
+    return _normalized(m, v, c1 / c2**0.5, hypers["eps"] * c1), {"exp_avg": m, "exp_avg_sq": v}

@@ -382,7 +382,7 @@ def _trained(make: Callable[[list[nn.Parameter]], Optimizer], scales: tuple[floa
 
 @pytest.mark.slow
 def test_larc_trains_badly_scaled_layers_with_large_batches() -> None:
-    """It does not notice the scales, and no rate of gradient descent serves layers that are a thousandfold apart."""
+    """It does not notice the scales; here every rate of gradient descent ends worse."""
 
     def larc(params: list[nn.Parameter]) -> Optimizer:
         optimizer = torch.optim.SGD(params, lr=10.0, momentum=0.9)

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,6 +138,11 @@ def _outcomes(
         futures = {pool.submit(work, run, sources): run for run in runs}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise SystemExit(
+            "a process that did a run was killed, perhaps because memory ran out; what was done before is in the file "
+            "that --json names: the same command goes on, with fewer --workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

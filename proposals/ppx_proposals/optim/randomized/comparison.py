@@ -27,7 +27,7 @@ class Row(NamedTuple):
     Attributes:
         method: Which.
         saved: Bytes between the forward and the backward pass, see `memory_use`.
-        peak: Bytes at most.
+        peak: Bytes at most; the parameters' gradients, which all methods need, are not counted.
         seconds: Wall clock of both passes, the median of a few.
         noise: Root mean square of |g' - g| / |g| over draws, where g is the exact gradient of the batch.
     """
@@ -48,13 +48,15 @@ def compare(
     skip: Collection[str] = (),
     draws: int = 10,
 ) -> list[Row]:
-    """Compares the exact gradient, activation checkpointing, randomized layers, and a smaller batch.
+    """Compares the exact gradient, activation checkpointing, accumulation, randomized layers, and a smaller batch.
+
+    Accumulation adds up the gradients of the parts of the batch, one after the other: exact for a mean over the batch.
 
     Args:
         network: A plain one; it is copied.
         batch: Inputs and targets, `(B, ...)` each.
         loss: Mean loss, of the network's output and the targets.
-        keep: Kept of the inputs of layers, and of the batch by the last method.
+        keep: Kept of the inputs of layers, and of the batch by accumulation and the last method.
         skip: Layers that stay exact, see `randomize`.
         draws: Random gradients per method.
 
@@ -73,10 +75,17 @@ def compare(
         output = checkpoint_sequential(model, segments, x, use_reentrant=False)  # type: ignore[no-untyped-call]
         return loss(output, y)
 
+    def accumulated(x: Tensor, y: Tensor) -> Tensor:
+        last, *parts = zip(torch.split(x, small), torch.split(y, small), strict=True)
+        for part_x, part_y in parts:
+            (loss(model(part_x), part_y) * (len(part_x) / len(x))).backward()  # type: ignore[no-untyped-call]
+        return loss(model(last[0]), last[1]) * (len(last[0]) / len(x))
+
     model = copy.deepcopy(network).train()
     rows = [_row("exact", model, plain(model), draws=1, batches=[batch])]
     exact = _gradient(model)
     rows.append(_row("checkpointing", model, checkpointed, draws=1, batches=[batch], exact=exact))
+    rows.append(_row("accumulation", model, accumulated, draws=1, batches=[batch], exact=exact))
     if any(type(layer) is nn.ReLU for layer in network.modules()):
         model = randomize(copy.deepcopy(network).train(), keep, skip=masks)
         rows.append(_row("ReLU masks", model, plain(model), draws=1, batches=[batch], exact=exact))
@@ -100,7 +109,9 @@ def _row(
     exact: Tensor | None = None,
 ) -> Row:
     """Measures memory once, then time and noise over draws."""
-    model.zero_grad()
+    # Gradients that are there already are no memory of the method.
+    loss(*batches[0]).backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=False)
     use = memory_use(lambda: loss(*batches[0]))
     seconds, errors = [], []
     for draw in range(max(draws, 3)):

@@ -17,7 +17,7 @@ class MemoryUse(NamedTuple):
 
     Attributes:
         saved: Between the forward and the backward pass.
-        peak: The most at any time, the gradients of parameters included.
+        peak: The most at any time.
     """
 
     saved: int
@@ -67,7 +67,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def memory_use(loss: Callable[[], Tensor]) -> MemoryUse:
-    """Measures a forward and a backward pass; gradients of parameters that have one are not counted.
+    """Measures a forward and a backward pass; gradients are counted, unless the parameter had one before.
 
     Args:
         loss: Computes the loss.

@@ -35,19 +35,15 @@ class Moment:
         """What came in since the last `fold`, `(g, n, n)`; None if nothing did."""
         return self._sum
 
-    def add(self, rows: Tensor, count: int) -> None:
-        """Adds vectors `(g, R, n)` to the minibatch at hand, which has `count` more samples by that."""
-        if rows.dtype.itemsize < torch.float32.itemsize:
-            rows = rows.float()
-        with torch.autocast(rows.device.type, enabled=False):
-            new = rows.mT @ rows
-        self._sum = new if self._sum is None else self._sum.add_(new)
+    def add(self, outer: Tensor, count: int) -> None:
+        """Adds a sum of v v^T, `(g, n, n)`, to the minibatch at hand, which has `count` more samples by that."""
+        self._sum = outer if self._sum is None else self._sum + outer
         self._count += count
 
     def fold(self, decay: float) -> None:
         """Takes the minibatch at hand, which has samples, into the average."""
         assert self._sum is not None
-        new = self._sum.mul_((1.0 - decay) / self._count)
+        new = self._sum * ((1.0 - decay) / self._count)
         self._memory = new if self._memory is None else new.add_(self._memory, alpha=decay)
         self._mass = decay * self._mass + 1.0 - decay
         self.drop()
@@ -68,6 +64,14 @@ class Moment:
             moment._memory = state["memory"].to(like.device, copy=True)
             moment._mass = float(state["mass"])
         return moment
+
+
+def outer_products(rows: Tensor) -> Tensor:
+    """Sum of v v^T over vectors `(g, R, n)`, at least in float32."""
+    if rows.dtype.itemsize < torch.float32.itemsize:
+        rows = rows.float()
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.mT @ rows
 
 
 def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:

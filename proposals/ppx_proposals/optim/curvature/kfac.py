@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.utils.rnn import PackedSequence
 
-from ppx_proposals.optim.curvature.factors import Moment, damped_inverse
+from ppx_proposals.optim.curvature.factors import Moment, damped_inverse, outer_products
 from ppx_proposals.optim.curvature.layers import Block
 from ppx_proposals.optim.curvature.preconditioner import Preconditioner
 from ppx_proposals.optim.curvature.recurrent import (
@@ -102,19 +102,21 @@ class KFAC(Preconditioner):
             )
         uses, self._uses = self._uses, []
         edges = [edge for use in uses for edge in use.edges]
-        blocks = {block.name for use in uses for block in use.blocks}
-        found: dict[str, list[Tensor]] = {name: [] for name in blocks}
+        found: dict[str, list[Tensor]] = {}
         for score in scores:
             gradients = torch.autograd.grad(score.sum(), edges, retain_graph=True, allow_unused=True)
             for use in uses:
                 own, gradients = gradients[: len(use.edges)], gradients[len(use.edges) :]
                 if any(g is not None for g in own):
-                    for block, rows in zip(use.blocks, use.to_rows(list(own)), strict=True):
-                        found[block.name].append(rows)
+                    # Blocks that share their outputs, as an LSTM's do, share the rows.
+                    each = use.to_rows(list(own))
+                    distinct = {id(rows): rows.detach() for rows in each}
+                    outer = {key: outer_products(rows) for key, rows in distinct.items()}
+                    for block, rows in zip(use.blocks, each, strict=True):
+                        found.setdefault(block.name, []).append(outer[id(rows)])
         for name, parts in found.items():
             moment = self._outputs.setdefault(name, Moment())
-            for number, rows in enumerate(parts):
-                moment.add(rows.detach(), 0 if number else len(scores[0]))
+            moment.add(torch.stack(parts).sum(0), len(scores[0]))
 
     def _moments(self) -> dict[str, dict[str, Moment]]:
         return {"inputs": self._inputs, "outputs": self._outputs}
@@ -180,6 +182,6 @@ class KFAC(Preconditioner):
                 else:
                     at_ends.append(packed_states(inputs, gradient.reshape(end.shape)).to(end.dtype))
             of_z = torch.autograd.grad(ends, again.z, at_ends, retain_graph=True, materialize_grads=True)
-            return [rows[None] for z in of_z for rows in (z, z)]
+            return [rows for z in of_z for rows in [z[None]] * 2]
 
         self._uses.append(_Use(blocks, edges, to_rows))

@@ -32,6 +32,18 @@ class Block(NamedTuple):
     bias: Tensor | None
     groups: int
 
+    def same_as(self, other: Block) -> Block:
+        """Itself, after a check that another use of the weight is of the same kind.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if self.bias is not other.bias or self.groups != other.groups:
+            raise ValueError(
+                f"{self.name} is used with different biases or groups; give all its uses the same"
+            )
+        return self
+
     def num_inputs(self, bias: Tensor | None) -> int:
         """I, or I + 1 with a bias."""
         return self.weight.numel() // len(self.weight) + (bias is not None)

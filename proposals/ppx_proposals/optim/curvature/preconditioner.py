@@ -14,13 +14,11 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ppx_proposals.optim.curvature.factors import Moment
+from ppx_proposals.optim.curvature.factors import Moment, outer_products
 from ppx_proposals.optim.curvature.layers import Block, conv_input_rows, conv_output_rows, linear_rows
-from ppx_proposals.optim.curvature.recurrent import Outputs, Recurrent, State, check_lstm, layers_of
+from ppx_proposals.optim.curvature.recurrent import Outputs, Recurrent, State, layers_of
+from ppx_proposals.optim.curvature.watching import watched_layers, weights_of
 from ppx_proposals.optim.hypergradient import HypergradientOptimizer
-
-WATCHED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LSTM, nn.LSTMCell)
-"""Layers whose weights are preconditioned."""
 
 
 class Preconditioner(ABC):
@@ -79,14 +77,12 @@ class Preconditioner(ABC):
         """
         names = {id(p): name for name, p in self._model.named_parameters()}
         blocks: dict[int, Block] = {}
-        layers = [m for m in self._model.modules() if isinstance(m, WATCHED) and not _is_lazy(m)]
+        layers = watched_layers(self._model)
         for layer in layers:
-            if isinstance(layer, nn.LSTM):
-                check_lstm(layer, names[id(layer.weight_ih_l0)])
-            for weight, bias, groups in _parameters(layer):
+            for weight, bias, groups in weights_of(layer):
                 block = Block(names[id(weight)], weight, bias, groups)
                 known = blocks.get(id(weight), self._blocks.get(id(weight), block))
-                blocks[id(weight)] = _same(known, block)
+                blocks[id(weight)] = known.same_as(block)
         self._blocks.update(blocks)
         for layer in layers:
             if layer not in self._watched:
@@ -128,7 +124,7 @@ class Preconditioner(ABC):
                     f"a weight {tuple(weight.shape)} is no parameter of the model; add it to the model"
                 )
             block = Block(names[id(weight)], weight, bias, 1)
-        self._blocks[id(weight)] = _same(block, Block(block.name, weight, bias, 1))
+        self._blocks[id(weight)] = block.same_as(Block(block.name, weight, bias, 1))
         if self._counts(self._model, weight):
             self._see_inputs(block, [linear_rows(inputs)])
             self._see_outputs(block, outputs, linear_rows)
@@ -232,10 +228,14 @@ class Preconditioner(ABC):
             raise ValueError(
                 f"the model has no {', '.join(sorted(unknown))}; load the state of the same architecture"
             )
+        for kind in kinds:
+            for name, saved in state[kind].items():
+                _check_factor(kind, name, params[name], saved)
         for kind, moments in kinds.items():
-            new = {name: Moment.of_state(saved, params[name]) for name, saved in state[kind].items()}
             moments.clear()
-            moments.update(new)
+            moments.update(
+                {name: Moment.of_state(saved, params[name]) for name, saved in state[kind].items()}
+            )
         self._num_steps = int(state["num_steps"])
         self._inverses.clear()
         self._drop()
@@ -270,7 +270,7 @@ class Preconditioner(ABC):
         """Takes notice of inputs, rows `(g, R, I)` in parts."""
         moment = self._inputs.setdefault(block.name, Moment())
         for rows in parts:
-            moment.add(block.with_bias(rows.detach()), rows.shape[1])
+            moment.add(outer_products(block.with_bias(rows.detach())), rows.shape[1])
 
     def _counts(self, layer: nn.Module, weight: Tensor) -> bool:
         known = id(weight) in self._blocks
@@ -367,21 +367,14 @@ def _hook_of(owner: weakref.ref[Preconditioner]) -> Callable[..., Any]:
     return hook
 
 
-def _is_lazy(layer: nn.Module) -> bool:
-    return any(nn.parameter.is_lazy(p) for p in layer.parameters(recurse=False))
-
-
-def _parameters(layer: nn.Module) -> list[tuple[Tensor, Tensor | None, int]]:
-    """Weights of a layer, their biases and groups."""
-    if isinstance(layer, nn.LSTM | nn.LSTMCell):
-        gates = [g for directions in layers_of(layer) for g in directions]
-        return [pair for g in gates for pair in ((g.weight_ih, g.bias_ih, 1), (g.weight_hh, g.bias_hh, 1))]
-    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return [(layer.weight, layer.bias, getattr(layer, "groups", 1))]
-
-
-def _same(known: Block, block: Block) -> Block:
-    """Checks that a weight is used as it was before."""
-    if known.bias is not block.bias or known.groups != block.groups:
-        raise ValueError(f"{block.name} is used with different biases or groups; give all its uses the same")
-    return known
+def _check_factor(kind: str, name: str, weight: Tensor, saved: dict[str, Any]) -> None:
+    """Checks that a saved factor, `(g, n, n)`, is one of a weight."""
+    if saved:
+        groups, size, _ = saved["memory"].shape
+        num_inputs = weight.numel() // len(weight)
+        fits = size in (num_inputs, num_inputs + 1) if kind == "inputs" else groups * size == len(weight)
+        if not fits:
+            raise ValueError(
+                f"the factor of {kind} of {name} is of {size} numbers, which does not fit its shape "
+                f"{tuple(weight.shape)}; load the state of the same architecture"
+            )

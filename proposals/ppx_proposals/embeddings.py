@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +43,9 @@ class GrowingTable(nn.Module):
         """Makes room for rows 1 to `num_rows`; returns the new blocks."""
         new = []
         while len(self.blocks) * BLOCK < num_rows:
-            generator = torch.Generator().manual_seed((self._seed << 32) + len(self.blocks))
+            # torch's generator on the CPU reads 32 bits of its seed.
+            (seed,) = np.random.SeedSequence([self._seed, len(self.blocks)]).generate_state(1)
+            generator = torch.Generator().manual_seed(int(seed))
             values = torch.randn(BLOCK, self.width, generator=generator) * self._scale
             new.append(nn.Parameter(values.to(self.zero.device)))
             self.blocks.append(new[-1])

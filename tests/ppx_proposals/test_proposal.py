@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import torch
 
 from ppx_proposals.batching import encode, pack
 from ppx_proposals.config import NetworkConfig
-from ppx_proposals.embeddings import GridEmbedding
+from ppx_proposals.embeddings import BLOCK, GridEmbedding, GrowingTable
 from ppx_proposals.observations import ObservationLayout
 from ppx_proposals.proposal import Proposal
 from ppx_proposals.vocabulary import Vocabulary
@@ -231,3 +232,15 @@ def test_proposal_of_another_simulator_is_refused(simulator, models) -> None:  #
 def test_grid_embedding_fits_any_grid(shape: tuple[int, int, int]) -> None:
     embedding = GridEmbedding(shape, (4, 8, 16), 10)
     assert embedding(torch.zeros(2, 2, *shape)).shape == (2, 10)
+
+
+def test_rows_of_tables_depend_on_the_seed_and_the_row_alone() -> None:
+    def rows(seed: int, steps: tuple[int, ...]) -> torch.Tensor:
+        table = GrowingTable(3, scale=1.0, seed=seed)
+        for step in steps:
+            table.grow(step)
+        return table().detach()
+
+    assert torch.equal(rows(1, (10, 100, 200)), rows(1, (200,)))
+    blocks = [b for seed in (1, 2) for b in rows(seed, (2 * BLOCK,))[1:].split(BLOCK)]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(blocks, 2))

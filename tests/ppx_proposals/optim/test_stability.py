@@ -63,11 +63,11 @@ def within(exponents: Exponents, expected: float, index: int = 0) -> bool:
 
 
 def test_logistic_map_has_ln_2() -> None:
-    found = lyapunov(logistic(4.0), uniform(1000, 1), 200, burn_in=30)
+    found = lyapunov(logistic(4.0), uniform(1000, 1), 100, burn_in=30)
     assert within(found, LN2)
     assert float(found.standard_error[0]) < 2e-3
     # Negative controls: another parameter, and the finite map x -> 2x, whose exponent is the same for another reason.
-    assert not within(lyapunov(logistic(3.95), uniform(1000, 1), 200, burn_in=30), LN2)
+    assert not within(lyapunov(logistic(3.95), uniform(1000, 1), 100, burn_in=30), LN2)
     assert lyapunov(lambda x: 2 * x, uniform(2, 1), 5).largest == pytest.approx(LN2, abs=1e-14)
 
 
@@ -76,6 +76,8 @@ def test_standard_error_is_that_of_repeated_measurements() -> None:
     spread = float(torch.stack([r.mean for r in repeats]).std())
     stated = float(torch.stack([r.standard_error for r in repeats]).mean())
     assert stated == pytest.approx(spread, rel=4 / math.sqrt(2 * 24) + 4 / math.sqrt(2 * 24 * 25))
+    # Negative control: steps taken as independent, with the exact deviation of log |4 - 8 x|, pi / sqrt(12).
+    assert math.pi / math.sqrt(12 * 25 * 25) > 2 * spread
     # One long orbit, cut into blocks, states about the same as many short ones of the same length together.
     alone = lyapunov(logistic(4.0), uniform(1, 1), 625)
     assert stated / 3 < float(alone.standard_error[0]) < stated * 3
@@ -106,8 +108,8 @@ def test_cat_map_and_henon_map() -> None:
         burn_in=40,
     )
     torch.testing.assert_close(cat.mean, torch.tensor([CAT, -CAT], dtype=torch.float64), rtol=1e-10, atol=0)
-    start = torch.zeros(300, 2, dtype=torch.float64) + 0.1 * uniform(300, 2)
-    found = lyapunov(henon, start, 700, k=2, burn_in=300)
+    start = torch.zeros(1000, 2, dtype=torch.float64) + 0.1 * uniform(1000, 2)
+    found = lyapunov(henon, start, 200, k=2, burn_in=100)
     assert within(found, 0.4192)  # Sprott 2003, "Chaos and Time-Series Analysis", table A
     # Areas shrink by |det J| = 0.3 at every step, whatever the orbit.
     torch.testing.assert_close(
@@ -321,11 +323,11 @@ def test_programs_without_a_derivative_get_no_number(
 
 def test_a_stable_program_forgets() -> None:
     def program(theta: np.ndarray, seed: np.ndarray) -> np.ndarray:
-        return (theta + seed[:, None]) * 0.5 ** np.arange(12)
+        return (theta + seed[:, None]) * np.append(0.0, 0.5 ** np.arange(12))  # the first does not move
 
-    found = finite_difference_lyapunov(program, [0.3], [1, 2, 3])
+    found = finite_difference_lyapunov(program, [0.3], [1, 2, 3], burn_in=1)
     assert found.rate == pytest.approx(-LN2, abs=1e-6)
-    assert found.last == 11
+    assert found.last == 12
 
 
 def test_errors_of_finite_differences() -> None:
@@ -499,6 +501,31 @@ def test_gradient_descent_diverges_on_the_right_side(momentum: float, share: flo
     assert bool(warned) == diverges
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("lr", "at_the_edge"), [(0.2, True), (0.02, False)])
+def test_training_settles_at_the_edge(lr: float, at_the_edge: bool) -> None:
+    """Progressive sharpening and the edge of stability (Cohen et al. 2021, figure 1), on a small network."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(100, 20, generator=g), torch.randn(100, 1, generator=g)
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(20, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 1))
+    params = list(network.parameters())
+    optimizer = torch.optim.SGD(params, lr=lr)
+
+    def loss() -> Tensor:
+        return 0.5 * ((network(x) - y) ** 2).mean()
+
+    start = lr * largest_curvature(loss, params, tolerance=1e-2).value
+    for _ in range(1000):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    end = lr * largest_curvature(loss, params, tolerance=1e-2).value
+    assert start < 0.6
+    assert (1.9 < end < 2.2) == at_the_edge
+    assert end > 2 * start
+
+
 @pytest.mark.parametrize("make", [torch.optim.Adam, AdamHD])
 @pytest.mark.parametrize(("share", "diverges"), [(0.99, False), (1.01, True)])
 def test_adam_diverges_on_the_right_side_of_its_own_threshold(
@@ -529,6 +556,31 @@ def test_adam_diverges_on_the_right_side_of_its_own_threshold(
             for p, move in zip(params, (alpha * moment / scale).split([6, 6]), strict=True):
                 p -= move.view_as(p)
     assert (loss().item() > 10 * first) == diverges
+
+
+def test_error_of_a_loss_that_is_not_twice_differentiable_says_what_to_do() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return (x * x).sum()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, grad):
+            return 2 * grad * ctx.saved_tensors[0]
+
+    p = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    for loss in (
+        lambda: Square.apply(p),
+        lambda: Square.apply(p) ** 2,
+        lambda: Square.apply(p) + (p**3).sum(),
+    ):
+        with pytest.raises(RuntimeError, match="once only") as caught:
+            largest_curvature(loss, [p])
+        assert "product=difference_product" in caught.value.__notes__[0]
+    value = largest_curvature(lambda: Square.apply(p) ** 2, [p], product=difference_product).value
+    assert value == pytest.approx(36.0, rel=1e-8)  # of 4 |p|^2 I + 8 p p^T
 
 
 def test_preconditioner_needs_moments() -> None:

@@ -20,7 +20,7 @@ VANISHED = 1e-3
 """Parts of the gradient that are this small against the nearest are not worth their memory. A judgement."""
 WORTHWHILE = 0.25
 """Truncation that keeps less than this share of the steps hides too much of their effect: evolution strategies are
-unbiased. A judgement; Metz et al. 2021 (section 5.1) show the bias, and name no number."""
+unbiased. A judgement; Metz et al. 2021 (arXiv 2111.05803) name no number."""
 NOISIER = 10.0
 """Backpropagation has lost to evolution strategies where its variance is so many times theirs. A judgement: they see
 the loss smoothed, which is worth something only against noise."""

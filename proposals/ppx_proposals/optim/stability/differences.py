@@ -209,8 +209,8 @@ def finite_difference_lyapunov(
         verdict = Verdict.FLAT if (size[:, -1, burn_in:] == 0).all(1).mean() >= SHARE else Verdict.JUMPS
         return _no_growth(verdict, _SENTENCES[verdict])
     # All seeds to the same time: to stop each where it gets too large would select those that grow.
-    used = np.log(size[prefix[:, j] >= end, j + 1])
-    rates = (used[:, end - 1] - used[:, burn_in]) / (end - 1 - burn_in)
+    used = np.log(size[prefix[:, j] >= end, j + 1][:, [burn_in, end - 1]])
+    rates = (used[:, 1] - used[:, 0]) / (end - 1 - burn_in)
     error = float(rates.std(ddof=1) / math.sqrt(len(rates))) if len(rates) > 1 else math.nan
     length = slopes.shape[2]
     reason = f"linear up to time {end - 1} of {length - 1}, {len(rates)} of {len(seeds)} seeds"

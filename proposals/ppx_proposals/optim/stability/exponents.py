@@ -2,7 +2,7 @@
 
 For s_{t+1} = f(s_t) the gradient through T steps is the product of T Jacobians. Its size is about exp(lambda T), where
 lambda is the largest Lyapunov exponent: above 0 gradients explode, well below 0 they vanish (Metz, Freeman, Schoenholz
-and Kachman 2021, arXiv 2111.05803, section 4). The exponents come from products of the Jacobian with k vectors that
+and Kachman 2021, arXiv 2111.05803). The exponents come from products of the Jacobian with k vectors that
 are made orthonormal after every step (Benettin, Galgani, Giorgilli and Strelcyn 1980, Meccanica 15, 9):
 
     J_t Q_{t-1} = Q_t R_t,   lambda_i = lim 1/T sum_t log |R_t[i, i]|

@@ -2,7 +2,7 @@
 
 In a chaotic recurrence the mean gradient over random numbers stays of moderate size while its variance grows like
 exp(2 lambda T); the variance of evolution strategies stays bounded, because they look at losses only (Metz et al. 2021,
-arXiv 2111.05803, sections 3 and 5). This measures both on the user's own loss. `ppx_proposals.optim` has evolution
+arXiv 2111.05803). This measures both on the user's own loss. `ppx_proposals.optim` has evolution
 strategies to train with; here is only one antithetic pair per seed, to compare:
 
     g_ES = (L(theta + sigma e) - L(theta - sigma e)) / (2 sigma) e,   e ~ N(0, I)

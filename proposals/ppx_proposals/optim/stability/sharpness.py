@@ -3,7 +3,7 @@
 Gradient descent on a quadratic diverges along a direction of curvature lambda exactly where alpha lambda > 2. Networks
 trained on whole data sets work themselves up to that edge and stay there (Cohen, Kaur, Li, Kolter and Talwalkar 2021,
 arXiv 2103.00065); Adam does so for the curvature divided by its own denominator, with threshold
-2 (1 + beta1) / (1 - beta1) (Cohen et al. 2022, arXiv 2207.14484, section 3). With minibatches training stays below, so
+2 (1 + beta1) / (1 - beta1) (Cohen et al. 2022, arXiv 2207.14484). With minibatches training stays below, so
 a value above the threshold is a warning, and one below is no promise.
 
 The eigenvalue comes from the Lanczos recursion on products of the Hessian with vectors, with all vectors kept
@@ -13,13 +13,15 @@ orthogonal. Letters: P numbers in the parameters, m products.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.optim import Optimizer
 
 Closure = Callable[[], Tensor]
@@ -119,22 +121,54 @@ def hessian_product(closure: Closure, params: Sequence[Tensor]) -> Product:
 
     The loss must be differentiable twice, which the fused recurrent kernels of GPUs and our proposal network's on CPUs
     are not: take `difference_product` there.
+
+    Raises:
+        RuntimeError: An operation cannot be differentiated twice.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), _advised():
+        loss = closure()
+        # An operation that is `once_differentiable` marks its gradient only if what comes from above has one.
+        above = torch.ones_like(loss).requires_grad_()
         gradients = torch.autograd.grad(
-            closure(), params, create_graph=True, allow_unused=True, materialize_grads=True
+            loss, params, above, create_graph=True, allow_unused=True, materialize_grads=True
         )
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        _check_differentiable(flat)
 
     def times(vector: Tensor) -> Tensor:
-        if not flat.requires_grad:  # the loss is linear
+        if not flat.requires_grad:  # the loss depends on none of the parameters
             return torch.zeros_like(vector)
-        parts = torch.autograd.grad(
-            flat, params, vector, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        with _advised():
+            parts = torch.autograd.grad(
+                flat, params, vector, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
         return torch.cat([p.reshape(-1) for p in parts])
 
     return times
+
+
+@contextmanager
+def _advised() -> Iterator[None]:
+    """Adds the remedy to errors of torch where something cannot be differentiated twice."""
+    try:
+        yield
+    except RuntimeError as error:
+        error.add_note("if the loss cannot be differentiated twice, pass product=difference_product")
+        raise
+
+
+def _check_differentiable(gradient: Tensor) -> None:
+    """Looks for the marks of `once_differentiable`, which autograd would take for constants."""
+    seen: set[Node] = set()
+    ahead = [gradient.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("the loss has an operation that can be differentiated once only")
+        seen.add(node)
+        ahead += [before for before, _ in node.next_functions]
 
 
 def difference_product(closure: Closure, params: Sequence[Tensor]) -> Product:
@@ -241,5 +275,5 @@ def adam_threshold(beta1: float = 0.9) -> float:
     """Largest alpha times preconditioned curvature for Adam: 2 (1 + beta1) / (1 - beta1), 38 by default."""
     if not 0.0 <= beta1 < 1.0:
         raise ValueError(f"beta1 must lie in [0, 1), not {beta1}")
-    # Cohen et al. 2022 (arXiv 2207.14484), section 3: heavy ball whose momentum is an average.
+    # Cohen et al. 2022 (arXiv 2207.14484): heavy ball whose momentum is an average.
     return 2.0 * (1.0 + beta1) / (1.0 - beta1)

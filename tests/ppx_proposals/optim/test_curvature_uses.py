@@ -203,6 +203,14 @@ def test_accumulated_passes_add_up() -> None:
         torch.testing.assert_close(value, expected[name])
 
 
+def test_minibatches_without_rows_count_for_nothing() -> None:
+    model = nn.ModuleDict({"lstm": nn.LSTM(3, 2), "head": nn.Linear(2, 2)}).double()
+    preconditioner = KFAC(model, 0.1)
+    preconditioner.observe_lstm(model["lstm"], normal(0, 2, 3), normal(0, 2, 2))
+    preconditioner.fisher(model["head"](normal(0, 2)).sum(1))
+    assert factors(preconditioner) == {}
+
+
 def test_inputs_of_lower_precision_have_factors_in_float32() -> None:
     model = nn.Linear(3, 2)
     foof, optimizer = FOOF(model, 0.1), torch.optim.SGD(model.parameters(), lr=0.1)

@@ -37,6 +37,8 @@ class Moment:
 
     def add(self, outer: Tensor, count: int) -> None:
         """Adds a sum of v v^T, `(g, n, n)`, to the minibatch at hand, which has `count` more samples by that."""
+        if count == 0:
+            return
         self._sum = outer if self._sum is None else self._sum + outer
         self._count += count
 

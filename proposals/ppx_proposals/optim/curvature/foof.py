@@ -26,9 +26,11 @@ class FOOF(Preconditioner):
     which is V = -eta G (A + lambda I)^-1, where G = dL / dW and A = E[a a^T] over rows: samples, positions of a
     convolution, time steps. With `decay=0` this is exact for the minibatch at hand; else A remembers earlier ones.
 
-        from torch import nn
-        model = nn.Linear(3, 2)
-        FOOF(model, 1e-2).attach(SGDHD(model.parameters(), lr=0.1))
+        >>> import torch
+        >>> from ppx_proposals.optim.sgd_hd import SGDHD
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = SGDHD(model.parameters(), lr=0.1)
+        >>> FOOF(model, 1e-2).attach(optimizer)
 
     See `Preconditioner` for the arguments. Of an LSTM, the matrices of inputs and of states are treated apart, with
     E[x x^T] and E[h h^T].

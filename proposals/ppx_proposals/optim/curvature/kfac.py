@@ -54,14 +54,17 @@ class KFAC(Preconditioner):
 
     The g_r are not those of the loss: `fisher` is to be told scores, of targets that the model itself would give.
 
-        from torch import nn
-        model = nn.Linear(3, 2)
-        kfac = KFAC(model, 1e-2)
-        kfac.attach(SGDHD(model.parameters(), lr=0.1))
-        output = model(inputs)
-        if kfac.due:
-            kfac.fisher(sampled_categorical(output, generator))
-        functional.cross_entropy(output, targets).backward()
+        >>> import torch
+        >>> from ppx_proposals.optim.curvature.scores import sampled_categorical
+        >>> model, generator = torch.nn.Linear(3, 2), torch.Generator()
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> kfac = KFAC(model, 1e-2)
+        >>> kfac.attach(optimizer)
+        >>> logits = model(torch.ones(5, 3))
+        >>> if kfac.due:
+        ...     kfac.fisher(sampled_categorical(logits, generator))
+        >>> torch.nn.functional.cross_entropy(logits, torch.zeros(5, dtype=torch.int64)).backward()
+        >>> optimizer.step()
 
     See `Preconditioner` for the arguments. An LSTM is run again, step by step, to find the gradients of its gates.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -146,7 +145,8 @@ class Preconditioner(ABC):
         """
         if id(lstm.weight_ih_l0) not in self._blocks:
             raise ValueError("this LSTM is no layer of the model; add it to the model, then call extend()")
-        if self._counts(lstm, layers_of(lstm)[0][0].weight_ih):
+        rows = inputs.data if isinstance(inputs, PackedSequence) else inputs
+        if rows.numel() and self._counts(lstm, layers_of(lstm)[0][0].weight_ih):
             self._see_lstm(lstm, inputs, state, Outputs(outputs, None, None))
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -316,12 +316,13 @@ class Preconditioner(ABC):
         for moments in self._moments().values():
             new = [moment for moment in moments.values() if moment.sum is not None]
             if new:
-                traces = [
-                    m.sum.diagonal(dim1=-2, dim2=-1).sum().to(torch.float64) for m in new if m.sum is not None
+                sums = [
+                    moment.sum.diagonal(dim1=-2, dim2=-1).sum() for moment in new if moment.sum is not None
                 ]
+                finite = torch.stack([torch.isfinite(s).to(sums[0].device) for s in sums]).tolist()
                 # A minibatch that is not finite must not spoil the average for good.
-                for moment, trace in zip(new, torch.stack(traces).tolist(), strict=True):
-                    if math.isfinite(trace):
+                for moment, sound in zip(new, finite, strict=True):
+                    if sound:
                         moment.fold(self._decay)
                     else:
                         moment.drop()

@@ -17,7 +17,6 @@ _COLOURS = {"SGD": "#0072B2", "SGDN": "#E69F00", "Adam": "#009E73", "AdamW": "#C
 """Colours that colour-blind people can tell apart (Okabe and Ito 2008)."""
 _LINES = {None: "-", "additive": "--", "multiplicative": ":"}
 _DPI = 150
-_NUM_COLOURS = 64
 
 
 def grid(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, list[list[Axes]]]:
@@ -46,5 +45,6 @@ def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = BytesIO()
     figure.savefig(pixels, dpi=_DPI)
-    # A palette makes files a third as large.
-    Image.open(pixels).convert("RGB").quantize(_NUM_COLOURS).save(path, optimize=True)
+    # A palette makes files a third as large; this way of choosing it does not lose colours of which there is little.
+    image = Image.open(pixels).convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
+    image.save(path, optimize=True)

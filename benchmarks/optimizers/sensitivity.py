@@ -30,6 +30,7 @@ _UNTRAINED = {"logistic": math.log(mnist.NUM_CLASSES), "mlp": math.log(mnist.NUM
 """Loss of who knows nothing; a proposal's is 0."""
 _GOOD = 0.9
 """Share of the best improvement over knowing nothing that counts as good."""
+_NOTHING = "knows nothing"
 _DRAWN = ("SGD", "SGDN", "Adam")
 """AdamW lies on Adam."""
 
@@ -115,12 +116,18 @@ def draw(runs: list[Run], results: Results, folder: Path) -> None:
     """One panel per task that has results."""
     runs = [run for run in runs if run.experiment in (NAME, TAU)]
     tasks = [task for task in TASKS if results.done(r for r in runs if r.task == task)]
-    figure, axes = figures.grid(1, len(tasks), size=(4.6, 4.2))
-    for panel, task in zip(axes[0], tasks, strict=True):
+    rows, columns = (2, len(tasks) // 2) if len(tasks) == len(TASKS) else (1, len(tasks))
+    figure, axes = figures.grid(rows, columns, size=(4.6, 3.3))
+    panels = [panel for row in axes for panel in row]
+    for panel, task in zip(panels, tasks, strict=True):
         _panel(panel, task, results.done(r for r in runs if r.task == task))
-    axes[0][0].set_ylabel("held-out loss at the end")
-    handles = {h.get_label(): h for panel in axes[0] for h in panel.get_lines() if h.get_label()[0] != "_"}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=5, fontsize=8)
+    for row in axes:
+        row[0].set_ylabel("held-out loss at the end")
+    for panel in axes[-1]:
+        panel.set_xlabel("initial learning rate")
+    lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
+    lines.pop(_NOTHING, None)
+    figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=4, fontsize=8)
     figures.save(figure, folder / "sensitivity.png")
 
 
@@ -134,9 +141,11 @@ def _panel(panel: Axes, task: str, done: Sequence[tuple[Run, Outcome]]) -> None:
             continue
         losses = [_mean(o for r, o in done if (r.method, r.lr) == (method, lr)) for lr in lrs]
         y = [top if x is None else min(x, top) for x in losses]
-        panel.plot(lrs, y, label=method, **figures.style(method))
-    panel.axhline(untrained, color="grey", linewidth=0.8)
-    panel.set(title=TITLES[task], xscale="log", xlabel="initial learning rate")
+        panel.plot(
+            lrs, y, label=method, **{**figures.style(method), "marker": "o" if method == BOUNDED else "."}
+        )
+    panel.axhline(untrained, color="grey", linewidth=0.8, label=_NOTHING)
+    panel.set(title=TITLES[task], xscale="log")
     panel.set_ylim(best - 0.05 * (untrained - best), top)
 
 

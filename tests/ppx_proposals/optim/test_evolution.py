@@ -273,7 +273,7 @@ def test_failure_is_an_error_that_changes_nothing_and_can_be_reproduced() -> Non
     theta = pes._params[0]
     before = pes.state_dict()
     for _ in range(2):
-        with pytest.raises(NonFiniteLossError, match="of 30 pairs; the first has losses .*nan") as caught:
+        with pytest.raises(NonFiniteLossError, match=r"of 30 pairs; the first has losses .*nan") as caught:
             pes.backward()
         after = pes.state_dict()
         assert theta.grad is None

@@ -67,6 +67,7 @@ class KFAC(Preconditioner):
         >>> optimizer.step()
 
     See `Preconditioner` for the arguments. An LSTM is run again, step by step, to find the gradients of its gates.
+    Graphs of forward passes that count are kept until `fisher` is told their scores, or the next step.
     """
 
     def __init__(

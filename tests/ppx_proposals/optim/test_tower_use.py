@@ -35,12 +35,14 @@ def test_resumes_to_the_last_bit(name: str) -> None:
     file = io.BytesIO()
     torch.save(tower.state_dict(), file)
     file.seek(0)
-    others = [nn.Parameter(p.detach().clone()) for p in params]
+    others = make_params(torch.float32)
     resumed = Tower(others, SETTINGS[name])
+    train(resumed, others, range(2))
+    with torch.no_grad():
+        for q, p in zip(others, params, strict=True):
+            q.copy_(p)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    twins = copy.deepcopy(params)
-    copied = Tower(twins, SETTINGS[name])
-    copied.load_state_dict(copy.deepcopy(tower).state_dict())
+    copied, twins = copy.deepcopy((tower, params))
     for each, those in ((tower, params), (resumed, others), (copied, twins)):
         train(each, those, range(4, 9))
     for p, q, r in zip(params, others, twins, strict=True):
@@ -257,6 +259,18 @@ def test_groups_show_floats_and_what_the_user_sets_counts() -> None:
     hypers = tower.hyperparameters()[0]
     assert hypers["lr"] == pytest.approx(0.5, abs=0.05)
     assert (hypers["beta1"], hypers["beta2"]) == (pytest.approx(0.6, abs=0.05), pytest.approx(0.7, abs=0.05))
+
+
+def test_what_the_user_sets_counts_though_the_hypergradient_is_nan() -> None:
+    a, b = make_params()[:2]
+    tower = Tower([a, b], [SGD(0.01, adapt=("lr",)), SGD(1e-4, adapt=("lr",)), SGD(1e-6)])
+    train(tower, [a, b], range(3))
+    tower.param_groups[0]["lr"] = 0.5
+    before = b.detach().clone()
+    a.grad, b.grad = torch.full_like(a, float("nan")), torch.ones_like(b)
+    tower.step()
+    assert tower.param_groups[0]["lr"] == 0.5
+    assert torch.equal(b, before - 0.5)
 
 
 def test_a_gradient_that_has_always_been_zero_is_no_harm() -> None:

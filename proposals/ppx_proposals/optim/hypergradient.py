@@ -255,12 +255,12 @@ class HypergradientOptimizer(Optimizer):
                 scalars = [s for g, d in pairs for s in (_dot(g, d), _norm(g), _norm(d))]
                 values = _floats(scalars + [_norm(d) for d in still])
                 count = 3 * len(pairs)
-                h = math.fsum(values[:count:3])
+                h = sum(values[:count:3])
                 # 1 - beta h_t / (|g_t| |D_{t-1}|)
                 scale = math.hypot(*values[1:count:3]) * math.hypot(*values[2:count:3], *values[count:])
                 adapted = alpha * (1.0 - beta * h / scale) if scale > 0.0 else alpha
             else:
-                adapted = alpha - beta * math.fsum(_floats([_dot(g, d) for g, d in pairs]))
+                adapted = alpha - beta * sum(_floats([_dot(g, d) for g, d in pairs]))
             low, high = group["lr_bounds"]
             if math.isfinite(adapted):
                 alpha = min(max(adapted, float(low)), float(high))

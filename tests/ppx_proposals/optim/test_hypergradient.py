@@ -282,6 +282,16 @@ def test_gradient_that_is_not_finite_leaves_alpha() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
+def test_gradients_that_overflow_on_the_way_leave_alpha() -> None:
+    """Dot products of opposite infinities in different groups of parameters have no sum."""
+    params = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = SGDHD([{"params": [p]} for p in params], lr=0.1, hypergrad_lr=0.1, scope="global")
+    for second in (1e30, -1e30):
+        params[0].grad, params[1].grad = torch.tensor([1e30]), torch.tensor([second])
+        optimizer.step()
+    assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.1]
+
+
 def test_large_gradients_are_scaled_down_over_the_group() -> None:
     target = torch.linspace(-1, 1, 6, dtype=torch.float64)
     ours, theirs = _params(6), _params(6)

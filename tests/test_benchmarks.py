@@ -82,8 +82,8 @@ def optimizers(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_optimizers_learn_and_go_on(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, figures = tmp_path / "runs.json", tmp_path / "figures"
-    arguments = ("--only", "mnist", "--mnist", str(images), "--json", str(file), "--figures", str(figures))
-    outcome = optimizers(*arguments)
+    arguments = ("--only", "mnist", "--mnist", str(images), "--json", str(file))
+    outcome = optimizers(*arguments, "--figures", str(figures))
     assert outcome.returncode == 0, outcome.stderr
     assert "SGDN-HD" in outcome.stdout
     assert (figures / "mnist.png").stat().st_size > 0

@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from ppx_proposals.proposal import Coverage, Proposal, TrainingState, TrainingStep
     from ppx_proposals.speculation import SpeculativeNetworkGuide
     from ppx_proposals.training import TrainingReport, train
+    from ppx_proposals.tuning import SimulatorTuning, TrainingTuning
 
 __all__ = [
     "Coverage",
     "NetworkConfig",
     "NetworkGuide",
     "Proposal",
+    "SimulatorTuning",
     "SpeculativeNetworkGuide",
     "TrainingConfig",
     "TrainingReport",
     "TrainingState",
     "TrainingStep",
+    "TrainingTuning",
     "train",
 ]
 
@@ -35,6 +38,7 @@ _MODULES = {
     "proposal": ("Coverage", "Proposal", "TrainingState", "TrainingStep"),
     "speculation": ("SpeculativeNetworkGuide",),
     "training": ("TrainingReport", "train"),
+    "tuning": ("SimulatorTuning", "TrainingTuning"),
 }
 
 

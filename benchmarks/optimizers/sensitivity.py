@@ -145,7 +145,7 @@ def _panel(panel: Axes, task: str, done: Sequence[tuple[Run, Outcome]]) -> None:
             lrs, y, label=method, **{**figures.style(method), "marker": "o" if method == BOUNDED else "."}
         )
     panel.axhline(untrained, color="grey", linewidth=0.8, label=_NOTHING)
-    panel.set(title=TITLES[task], xscale="log")
+    panel.set(title=TITLES[task], xscale="log", xlim=(0.7 * _LRS[0], 1.4 * _LRS[-1]))
     panel.set_ylim(best - 0.05 * (untrained - best), top)
 
 

@@ -128,7 +128,7 @@ def _tensors(proposal: Proposal) -> dict[str, Tensor]:
 
 
 def _optimizer_settings(proposal: Proposal) -> dict[str, Any] | None:
-    """Settings of the only group, and what is kept per parameter besides tensors."""
+    """Settings of the only group, the order of its parameters, and what is kept for each besides tensors."""
     optimizer = proposal.optimizer
     if optimizer is None:
         return None
@@ -138,7 +138,9 @@ def _optimizer_settings(proposal: Proposal) -> dict[str, Any] | None:
         for name, p in proposal.network.named_parameters()
         if p in optimizer.state
     }
-    return {"name": type(optimizer).__name__, "group": group, "state": numbers}
+    names = {id(p): name for name, p in proposal.network.named_parameters()}
+    order = [names[id(p)] for p in optimizer.param_groups[0]["params"]]
+    return {"name": type(optimizer).__name__, "group": group, "params": order, "state": numbers}
 
 
 def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> Proposal:
@@ -168,12 +170,17 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor], device: t
 def _optimizer(settings: dict[str, Any], tensors: dict[str, Tensor], proposal: Proposal) -> AdamHD:
     if settings["name"] != AdamHD.__name__:
         raise ValueError(f"unknown optimizer {settings['name']!r}")
-    optimizer = AdamHD(proposal.network.parameters())
+    params = dict(proposal.network.named_parameters())
+    # Sums over all parameters are rounded as before only in the order in which they joined.
+    order = settings.get("params", params)  # older checkpoints have none
+    if set(order) != set(params):
+        raise ValueError("the optimizer has other parameters than the network")
+    optimizer = AdamHD([params[name] for name in order])
     group = dict(settings["group"])
     for key in ("betas", "lr_bounds"):
         group[key] = tuple(group[key])
     optimizer.param_groups[0].update(group)
-    for name, p in proposal.network.named_parameters():
+    for name, p in params.items():
         if name in settings["state"]:
             optimizer.state[p] = dict(settings["state"][name])
             for key in ("exp_avg", "exp_avg_sq", "direction"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ppx_proposals import NetworkConfig, Proposal, TrainingConfig, train
+from ppx_proposals.vocabulary import AddressKey
 from ppx_server.errors import CheckpointError
 from ppx_server.script import ScriptBatch
 
@@ -94,3 +95,18 @@ def test_a_save_that_breaks_off_leaves_the_old_checkpoint(saved) -> None:  # typ
     before = proposal.training.num_traces
     (folder / "weights-0123456789abcdef.safetensors").write_bytes(b"unfinished")
     assert Proposal.load(folder).training.num_traces == before
+
+
+def test_loaded_optimizer_has_its_parameters_in_the_order_in_which_they_joined(saved) -> None:  # type: ignore[no-untyped-def]
+    """Sums over all parameters, of which alpha is made, are rounded in that order."""
+    proposal, folder, _ = saved
+    proposal.grow([AddressKey(f"new{i}", "Normal", 0) for i in range(200)])
+    proposal.save(folder)
+
+    def order(of: Proposal) -> list[str]:
+        names = {id(p): name for name, p in of.network.named_parameters()}
+        assert of.optimizer is not None
+        return [names[id(p)] for p in of.optimizer.param_groups[0]["params"]]
+
+    assert order(proposal) != [name for name, _ in proposal.network.named_parameters()]
+    assert order(Proposal.load(folder, device="cpu")) == order(proposal)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -49,6 +49,13 @@ class AdamHD(HypergradientOptimizer):
         shared = {"lr": lr, "hypergrad_lr": hypergrad_lr, **hypergradient_settings(settings)}
         super().__init__(params, {**shared, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes on saved state, also that of `torch.optim.Adam`, which counts steps in tensors."""
+        super().__setstate__(state)
+        for own in self.state.values():
+            if "step" in own:
+                own["step"] = int(own["step"])
+
     def _check(self, settings: Group) -> None:
         beta1, beta2 = settings["betas"]
         if not (0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0):
@@ -89,9 +96,10 @@ def _direction(
     joined = [direction.flat], [gradient], [m.flat], [v.flat]
     if len(set(steps)) > 1:
         joined = direction.views, Joined.split(gradient, m.views).views, m.views, v.views
-        before = [torch.full((), t - 1.0, device=gradient.device) for t in steps]
     else:
-        before = [torch.full((), steps[0] - 1.0, device=gradient.device)]
+        steps = steps[:1]
+    # The fused kernel reads single precision, whatever the default is.
+    before = [torch.full((), t - 1.0, dtype=torch.float32, device=gradient.device) for t in steps]
     beta1, beta2 = group["betas"]
     adam(
         *joined,

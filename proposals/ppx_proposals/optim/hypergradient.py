@@ -36,8 +36,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
+from ppx_proposals.optim.growing import extend
 from ppx_proposals.optim.joined import Joined, Layout, Run
-from ppx_proposals.optim.settings import MULTIPLICATIVE_BETA, Group, check_settings
+from ppx_proposals.optim.settings import MULTIPLICATIVE_BETA, SHARED, Group, check_settings
 
 Transform = Callable[[list[Tensor], list[Tensor]], None]
 """Called with all parameters that have a gradient, and with one tensor for each, to be changed in place."""
@@ -60,7 +61,8 @@ class HypergradientOptimizer(Optimizer):
     in place. Do not combine with a learning rate scheduler: the learning rate is state, not a setting.
 
     With DistributedDataParallel every process sees the reduced gradients and so learns the same alpha. On a GPU the
-    step waits once for the dot product, because alpha is a float.
+    step waits for the dot product of every group, or once if all share alpha, because alpha is a float; and for the
+    norm of every group that has a `max_grad_norm`.
 
     Args:
         params: Parameters or groups of them.
@@ -79,7 +81,7 @@ class HypergradientOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes on saved state; whatever was laid out is laid out anew."""
-        self._layouts: dict[int, list[Layout]] = {}
+        self._layouts: dict[int, tuple[list[Tensor], list[Layout]]] = {}
         if not hasattr(self, "_gradient_transforms"):
             self._clear()
         super().__setstate__(state)
@@ -110,7 +112,8 @@ class HypergradientOptimizer(Optimizer):
         """
         settings = {**self.defaults, **param_group}
         if settings["scope"] == "global" and self.param_groups:
-            settings["lr"] = param_group.get("lr", self.param_groups[0]["lr"])
+            shared = {key: self.param_groups[0][key] for key in (*SHARED, "num_steps")}
+            settings.update({**shared, **param_group})
         self._choose_hypergrad_lr(settings)
         settings["lr"] = settings["step_size"] = float(settings["lr"])
         check_settings(settings, self.param_groups)
@@ -127,13 +130,9 @@ class HypergradientOptimizer(Optimizer):
             group: Number of the group.
 
         Raises:
-            ValueError: A parameter is in a group already.
+            ValueError: A parameter is in a group already, or is not a leaf.
         """
-        known = {id(p) for g in self.param_groups for p in g["params"]}
-        new = list(params)
-        if any(id(p) in known for p in new) or len({id(p) for p in new}) < len(new):
-            raise ValueError("a parameter may be in one group of an optimizer only once")
-        self.param_groups[group]["params"].extend(new)
+        extend(self.param_groups, params, group=group)
 
     def register_gradient_transform(self, hook: Transform) -> RemovableHandle:
         """Adds what changes the gradient, in place, after h_t was taken and before the direction is made from it.
@@ -183,10 +182,10 @@ class HypergradientOptimizer(Optimizer):
         groups = [self._begin(number, group) for number, group in enumerate(self.param_groups)]
         works = [work for work in groups if work is not None]
         if works and works[0].group["scope"] == "global":
-            self._adapt(works)
+            self._adapt(works, self.param_groups)
         else:
             for work in works:
-                self._adapt([work])
+                self._adapt([work], [work.group])
         self._transform_gradients(works)
         self._move_all(works)
         return loss
@@ -228,21 +227,29 @@ class HypergradientOptimizer(Optimizer):
         return work
 
     def _lay_out(self, number: int, group: Group) -> list[Layout]:
-        """The layouts of a group: those it had, with the parameters that have their first gradient."""
-        layouts = self._layouts.setdefault(number, [])
-        laid = {id(p) for layout in layouts for p in layout.params}
-        new: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for p in group["params"]:
-            if id(p) not in laid and (p.grad is not None or p in self.state):
-                new.setdefault((p.device, p.dtype), []).append(p)
-        for kind, params in new.items():
-            same = [x for x in layouts if (x.params[0].device, x.params[0].dtype) == kind]
-            old = [p for layout in same for p in layout.params]
-            layouts[:] = [x for x in layouts if x not in same] + [Layout(old + params, self.state)]
+        """The layouts of a group, made anew when its parameters or their state are others than at the last step.
+
+        The order is that of the group: sums are rounded alike whenever a parameter had its first gradient, so that an
+        optimizer whose state is loaded goes on as the one that was saved.
+        """
+        params = [p for p in group["params"] if p.grad is not None or p in self.state]
+        laid, layouts = self._layouts.get(number, ([], []))
+        same = len(laid) == len(params) and all(p is q for p, q in zip(params, laid, strict=True))
+        if not (same and all(layout.holds(self.state) for layout in layouts)):
+            kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+            for p in params:
+                kinds.setdefault((p.device, p.dtype), []).append(p)
+            layouts = [Layout(alike, self.state) for alike in kinds.values()]
+            self._layouts[number] = params, layouts
         return layouts
 
-    def _adapt(self, works: list[_Work]) -> None:
-        """Gives groups that share a learning rate its next value, after its own step of gradient descent."""
+    def _adapt(self, works: list[_Work], groups: list[Group]) -> None:
+        """Gives groups that share a learning rate its next value, after its own step of gradient descent.
+
+        Args:
+            works: What those of them do that move.
+            groups: All of them.
+        """
         group = works[0].group
         alpha, beta = group["lr"], group["hypergrad_lr"]
         runs = [run for work in works for run in work.runs]
@@ -264,14 +271,14 @@ class HypergradientOptimizer(Optimizer):
             low, high = group["lr_bounds"]
             if math.isfinite(adapted):
                 alpha = min(max(adapted, float(low)), float(high))
-        for work in works:
-            work.group["lr"] = work.group["step_size"] = alpha
-            if work.group["settle"] is not None:
-                limit, steps = work.group["settle"]
-                work.group["num_steps"] += 1
+        for group in groups:
+            group["lr"] = group["step_size"] = alpha
+            if group["settle"] is not None:
+                limit, steps = group["settle"]
+                group["num_steps"] += 1
                 # gamma_t = delta(t) alpha_t + (1 - delta(t)) alpha_inf
-                delta = 1.0 / (1.0 + (work.group["num_steps"] / steps) ** 2)
-                work.group["step_size"] = delta * alpha + (1.0 - delta) * limit
+                delta = 1.0 / (1.0 + (group["num_steps"] / steps) ** 2)
+                group["step_size"] = delta * alpha + (1.0 - delta) * limit
 
     def _transform_gradients(self, works: list[_Work]) -> None:
         if not self._gradient_transforms:
@@ -288,6 +295,10 @@ class HypergradientOptimizer(Optimizer):
         for work in works:
             needed = work.group["hypergrad_lr"] != 0 or bool(self._direction_transforms)
             step_size = work.group["step_size"]
+            if not needed:
+                # A direction of long ago is none to learn from when learning goes on.
+                for layout in work.layouts:
+                    layout.drop(_DIRECTION)
             for run in work.runs:
                 direction = run.state(_DIRECTION) if needed else None
                 self._move(work.group, run, direction)

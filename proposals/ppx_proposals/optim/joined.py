@@ -69,6 +69,20 @@ class Layout:
     def __contains__(self, key: str) -> bool:
         return key in self._joined
 
+    def holds(self, state: State) -> bool:
+        """Whether the state is what is laid here; whoever owns an optimizer may have put another in its place."""
+        return state is self._state and all(
+            state.get(p, {}).get(key) is view
+            for key, joined in self._joined.items()
+            for p, view in zip(self.params, joined.views, strict=True)
+        )
+
+    def drop(self, key: str) -> None:
+        """Forgets state."""
+        self._joined.pop(key, None)
+        for p in self.params:
+            self._state.get(p, {}).pop(key, None)
+
     def whole(self, key: str) -> Joined:
         """State of all parameters, zeros at first."""
         if key not in self._joined:

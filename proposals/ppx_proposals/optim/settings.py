@@ -9,7 +9,7 @@ Group = dict[str, Any]
 RULES = ("additive", "multiplicative")
 MULTIPLICATIVE_BETA = 0.02  # the paper, section 3.2
 SCOPES = ("group", "global")
-_SHARED = ("lr", "hypergrad_lr", "rule", "lr_bounds", "scope", "settle")
+SHARED = ("lr", "hypergrad_lr", "rule", "lr_bounds", "scope", "settle")
 
 
 class HypergradientSettings(TypedDict, total=False):
@@ -32,7 +32,17 @@ class HypergradientSettings(TypedDict, total=False):
 
 
 def hypergradient_settings(given: HypergradientSettings) -> dict[str, Any]:
-    """All shared settings: those that the user gave, and the defaults of the others."""
+    """All shared settings: those that the user gave, and the defaults of the others.
+
+    Raises:
+        TypeError: There is no such setting.
+    """
+    known = HypergradientSettings.__annotations__
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"there is no setting {name!r}; besides the optimizer's own there are {', '.join(known)}"
+            )
     return {
         "rule": "additive",
         "lr_bounds": (0.0, math.inf),
@@ -73,7 +83,7 @@ def check_settings(settings: Group, groups: list[Group]) -> None:
         limit, steps = settings["settle"]
         if not (low <= limit <= high and steps > 0.0):
             raise ValueError(f"settle must be (alpha_inf within lr_bounds, T > 0), not {limit, steps}")
-    for key in _SHARED:
+    for key in SHARED:
         if groups and "global" in (settings["scope"], groups[0]["scope"]) and settings[key] != groups[0][key]:
             raise ValueError(
                 f'with scope="global" all groups must have the same {key}, not {groups[0][key]} and {settings[key]}'

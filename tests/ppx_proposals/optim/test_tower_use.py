@@ -342,3 +342,13 @@ def test_a_tower_repairs_a_learning_rate_a_thousand_times_too_small() -> None:
             tower.step()
         losses[len(levels)] = float(loss.detach())
     assert losses[2] < 0.1 * losses[1]
+
+
+def test_what_is_no_level_is_refused() -> None:
+    x = nn.Parameter(torch.ones(1))
+    with pytest.raises(TypeError, match=r"level 0 is a torch\.optim\.adam\.Adam; take SGD"):
+        Tower([x], [torch.optim.Adam([x])])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"write adapt=\('lr',\)"):
+        Adam(lr=0.1, adapt="lr")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="computed from others"):
+        Tower([x], [SGD(lr=0.1)]).extend_group([x * 2])

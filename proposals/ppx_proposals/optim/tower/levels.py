@@ -81,6 +81,7 @@ class Level(ABC):
 
     Raises:
         ValueError: A setting is outside its domain, or `adapt` names something the level does not have.
+        TypeError: `adapt` is a string.
     """
 
     names: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
@@ -95,6 +96,8 @@ class Level(ABC):
     def __post_init__(self) -> None:
         settings = self.settings()
         kind = type(self).__name__
+        if isinstance(self.adapt, str):
+            raise TypeError(f"{kind}: adapt is a tuple of names; write adapt=({self.adapt!r},)")
         for name in self.adapted:
             if name not in self.names:
                 raise ValueError(f"{kind} cannot adapt {name!r}; it has {', '.join(self.names)}")

@@ -26,6 +26,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from ppx_proposals.optim.growing import extend
 from ppx_proposals.optim.tower import chain as chains
 from ppx_proposals.optim.tower.chain import Chain, Group
 from ppx_proposals.optim.tower.levels import Hypers, Level, Memory, read
@@ -61,12 +62,19 @@ class Tower(Optimizer):
 
     Raises:
         ValueError: A level below the highest adapts nothing, or the highest adapts something.
+        TypeError: A level is none of `ppx_proposals.optim.tower`.
     """
 
     def __init__(self, params: ParamsT, levels: Sequence[Level]) -> None:
         self.levels = tuple(levels)
         if not self.levels:
             raise ValueError("a tower needs at least one level, such as Adam(lr=1e-3)")
+        for k, level in enumerate(self.levels):
+            if not isinstance(level, Level):
+                raise TypeError(
+                    f"level {k} is a {type(level).__module__}.{type(level).__name__}; take SGD, Adam, AdamW, RMSprop"
+                    " or AdaGrad of ppx_proposals.optim.tower"
+                )
         for k, level in enumerate(self.levels[:-1]):
             if not level.adapt:
                 raise ValueError(
@@ -101,13 +109,9 @@ class Tower(Optimizer):
             group: Number of the group.
 
         Raises:
-            ValueError: A parameter is in a group already.
+            ValueError: A parameter is in a group already, or is no leaf.
         """
-        known = {id(p) for g in self.param_groups for p in g["params"]}
-        new = list(params)
-        if any(id(p) in known for p in new) or len({id(p) for p in new}) < len(new):
-            raise ValueError("a parameter may be in one group of an optimizer only once")
-        self.param_groups[group]["params"].extend(new)
+        extend(self.param_groups, params, group=group)
 
     def hyperparameters(self, group: int = 0) -> list[dict[str, float]]:
         """The current hyperparameters of a group, one dict per level.

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ppx_proposals.optim.curvature.factors import Moment, outer_products
 from ppx_proposals.optim.curvature.layers import Block, conv_input_rows, conv_output_rows, linear_rows
-from ppx_proposals.optim.curvature.recurrent import Outputs, Recurrent, State, layers_of
+from ppx_proposals.optim.curvature.recurrent import Outputs, Recurrent, State, matrices_of
 from ppx_proposals.optim.curvature.watching import watched_layers, weights_of
 from ppx_proposals.optim.hypergradient import HypergradientOptimizer
 
@@ -24,10 +24,11 @@ class Preconditioner(ABC):
     """Base of preconditioners for the weights of Linear, Conv and LSTM layers.
 
     Layers of the model are watched through hooks. What they are multiplied by counts in forward passes that can be
-    followed by a step: the layer is in training mode, gradients are enabled and the weight is not frozen. All passes
-    and all uses of a layer between two steps add up. Other parameters, and layers that did not run yet, are left as
-    they are; so is a bias without a gradient, or one whose weight has none. Transposed convolutions, embeddings and
-    other recurrent layers are not watched.
+    followed by a step: the layer is in training mode, gradients are enabled and the weight is not frozen (of an LSTM,
+    some weight). All passes and all uses of a layer between two steps add up. Other parameters, and layers that did not
+    run yet, are left as they are; so is a bias without a gradient, or one whose weight has none. Transposed
+    convolutions, embeddings, other recurrent layers and layers whose weights are made of other parameters, as by
+    `weight_norm` or pruning, are not watched.
 
     Of a weight that is used outside the forward method of a watched layer, the preconditioner knows what `observe` and
     `observe_lstm` tell it.
@@ -69,7 +70,7 @@ class Preconditioner(ABC):
         return self._num_steps % self._update_every == 0
 
     def extend(self) -> None:
-        """Watches layers that were added to the model.
+        """Watches layers that were added to the model, and weights that took the place of others.
 
         Raises:
             ValueError: A layer cannot be preconditioned; nothing has changed then.
@@ -82,6 +83,12 @@ class Preconditioner(ABC):
                 block = Block(names[id(weight)], weight, bias, groups)
                 known = blocks.get(id(weight), self._blocks.get(id(weight), block))
                 blocks[id(weight)] = known.same_as(block)
+        # Weights that are no longer the model's, such as those a larger one has replaced, take their factors along.
+        for key in self._blocks.keys() - names.keys():
+            name = self._blocks.pop(key).name
+            for moments in self._moments().values():
+                moments.pop(name, None)
+            self._inverses.clear()
         self._blocks.update(blocks)
         for layer in layers:
             if layer not in self._watched:
@@ -124,7 +131,7 @@ class Preconditioner(ABC):
                 )
             block = Block(names[id(weight)], weight, bias, 1)
         self._blocks[id(weight)] = block.same_as(Block(block.name, weight, bias, 1))
-        if self._counts(self._model, weight):
+        if self._counts(self._model, [weight]):
             self._see_inputs(block, [linear_rows(inputs)])
             self._see_outputs(block, outputs, linear_rows)
 
@@ -146,7 +153,7 @@ class Preconditioner(ABC):
         if id(lstm.weight_ih_l0) not in self._blocks:
             raise ValueError("this LSTM is no layer of the model; add it to the model, then call extend()")
         rows = inputs.data if isinstance(inputs, PackedSequence) else inputs
-        if rows.numel() and self._counts(lstm, layers_of(lstm)[0][0].weight_ih):
+        if rows.numel() and self._counts(lstm, matrices_of(lstm)):
             self._see_lstm(lstm, inputs, state, Outputs(outputs, None, None))
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -272,9 +279,10 @@ class Preconditioner(ABC):
         for rows in parts:
             moment.add(outer_products(block.with_bias(rows.detach())), rows.shape[1])
 
-    def _counts(self, layer: nn.Module, weight: Tensor) -> bool:
-        known = id(weight) in self._blocks
-        return known and self.due and layer.training and torch.is_grad_enabled() and weight.requires_grad
+    def _counts(self, layer: nn.Module, weights: list[Tensor]) -> bool:
+        known = all(id(weight) in self._blocks for weight in weights)
+        learns = any(weight.requires_grad for weight in weights)
+        return known and learns and self.due and layer.training and torch.is_grad_enabled()
 
     def _see(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Takes notice of a forward pass of a watched layer; returns outputs to go on with, or None."""
@@ -283,7 +291,7 @@ class Preconditioner(ABC):
             state = args[1] if len(args) > 1 else kwargs.get("hx")
             return self._see_recurrent(layer, inputs, state, output)
         assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        if not self._counts(layer, layer.weight):
+        if not self._counts(layer, [layer.weight]):
             return None
         block = self._blocks[id(layer.weight)]
         if isinstance(layer, nn.Linear):
@@ -297,7 +305,7 @@ class Preconditioner(ABC):
     def _see_recurrent(
         self, lstm: Recurrent, inputs: Tensor | PackedSequence, state: State | None, output: Any
     ) -> Any:
-        if not self._counts(lstm, layers_of(lstm)[0][0].weight_ih):
+        if not self._counts(lstm, matrices_of(lstm)):
             return None
         # Views, so that a gradient that comes to one of them comes from outside: inside, h_t depends on c_t.
         if isinstance(lstm, nn.LSTMCell):

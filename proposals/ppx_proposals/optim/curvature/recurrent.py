@@ -121,10 +121,26 @@ def layers_of(lstm: Recurrent) -> list[list[Gates]]:
         biases = (own.get("bias_ih" + suffix), own.get("bias_hh" + suffix))
         return Gates(own["weight_ih" + suffix], own["weight_hh" + suffix], *biases)
 
+    return [[gates(suffix) for suffix in layer] for layer in _suffixes(lstm)]
+
+
+def matrices_of(lstm: Recurrent) -> list[Tensor]:
+    """All weights that are matrices."""
+    return [getattr(lstm, name) for name in names_of(lstm) if name.startswith("weight")]
+
+
+def names_of(lstm: Recurrent) -> list[str]:
+    """Names of the parameters that such a layer has unless something was made of them."""
+    kinds = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if lstm.bias else ()))
+    return [kind + suffix for layer in _suffixes(lstm) for suffix in layer for kind in kinds]
+
+
+def _suffixes(lstm: Recurrent) -> list[list[str]]:
+    """Ends of the names of parameters by layer and direction."""
     if isinstance(lstm, nn.LSTMCell):
-        return [[gates("")]]
+        return [[""]]
     directions = ("", "_reverse") if lstm.bidirectional else ("",)
-    return [[gates(f"_l{n}{d}") for d in directions] for n in range(lstm.num_layers)]
+    return [[f"_l{n}{d}" for d in directions] for n in range(lstm.num_layers)]
 
 
 def packed_rows(lstm: Recurrent, x: Tensor) -> Tensor:
@@ -201,6 +217,8 @@ def _unroll(lstm: Recurrent, start: Given) -> Unrolled:
         outputs = []
         for number, gates in enumerate(layer):
             z = functional.linear(x, gates.weight_ih, gates.bias_ih)
+            if torch.is_grad_enabled() and not z.requires_grad:  # W_ih is frozen; W_hh need not be
+                z.requires_grad_()
             state = start.h[len(last)], start.c[len(last)]
             before, output, end = _run(gates, torch.split(z, start.sizes), state, order=-1 if number else 1)
             found.append(Met(gates, x, before))

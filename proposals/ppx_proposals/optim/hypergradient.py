@@ -250,7 +250,7 @@ class HypergradientOptimizer(Optimizer):
             works: What those of them do that move.
             groups: All of them.
         """
-        group = works[0].group
+        group = groups[0]
         alpha, beta = group["lr"], group["hypergrad_lr"]
         runs = [run for work in works for run in work.runs]
         if beta != 0 and runs:

@@ -45,7 +45,8 @@ class Joined(NamedTuple):
     def div_(self, divisors: list[float]) -> None:
         """Divides what each parameter has by a number of its own."""
         if len(set(divisors)) == 1:
-            self.flat.div_(divisors[0])
+            # Not `div_`, which on a GPU multiplies by the reciprocal, and so rounds otherwise than torch.optim.
+            torch._foreach_div_([self.flat], divisors[0])
         else:
             torch._foreach_div_(self.views, divisors)
 

@@ -96,6 +96,20 @@ def test_a_group_that_joins_a_shared_alpha_takes_on_what_is_shared() -> None:
     assert first["num_steps"] == 4
 
 
+def test_a_shared_alpha_is_kept_within_the_bounds_of_the_first_group() -> None:
+    params = _params((3,), (4,))
+    optimizer = SGDHD([{"params": [p]} for p in params], lr=0.1, hypergrad_lr=1.0, scope="global")
+    optimizer.param_groups[0]["lr_bounds"] = (0.0, 0.2)
+    for _ in range(3):
+        params[1].grad = torch.ones(4)
+        optimizer.step()
+    for bad in (math.nan, 1.0):  # with a largest norm, the first group stands still
+        optimizer.param_groups[0]["max_grad_norm"] = 1.0
+        params[0].grad = torch.full((3,), bad)
+        optimizer.step()
+        assert [g["lr"] for g in optimizer.param_groups] == [0.2, 0.2]
+
+
 @pytest.mark.parametrize("kind", [SGDHD, AdamHD, AdamWHD])
 def test_a_pause_in_learning_leaves_no_direction_to_learn_from(kind: type[HypergradientOptimizer]) -> None:
     (p,) = _params((3,))

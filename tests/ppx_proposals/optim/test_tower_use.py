@@ -352,3 +352,28 @@ def test_what_is_no_level_is_refused() -> None:
         Adam(lr=0.1, adapt="lr")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="computed from others"):
         Tower([x], [SGD(lr=0.1)]).extend_group([x * 2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("adapt", [("lr",), ("lr", "betas")])
+def test_half_precision_learns_the_hyperparameters_of_single_precision(
+    dtype: torch.dtype, adapt: tuple[str, ...]
+) -> None:
+    """Neither 1 - beta nor a sum over a parameter, here of more than half precision can hold, is rounded to it."""
+    learnt = []
+    for kind in (dtype, torch.float32):
+        x = nn.Parameter(torch.ones(400, dtype=kind))
+        tower = Tower([x], [Adam(lr=0.01, adapt=adapt), SGD(lr=1e-8)])
+        for step in range(8):
+            if step == 5:
+                again = Tower([x], tower.levels)
+                again.load_state_dict(copy.deepcopy(tower.state_dict()))
+                tower = again
+            x.grad = torch.full_like(x, 200.0 if step % 3 else 100.0)
+            tower.step()
+        assert x.dtype == tower.state[x]["exp_avg"].dtype == kind
+        learnt.append(list(tower.hyperparameters()[0].values()))
+    moved = [value - start for value, start in zip(learnt[1], (0.01, 0.9, 0.999, 0.0), strict=True)]
+    for half, single, change in zip(*learnt, moved, strict=True):
+        assert half == pytest.approx(single, abs=0.05 * abs(change) + 1e-6)
+    assert abs(moved[0]) > 1e-3

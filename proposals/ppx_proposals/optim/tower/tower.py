@@ -249,7 +249,10 @@ class Tower(Optimizer):
         decays = group["weight_decay"] != 0.0 or "weight_decay" in level.adapted
         last: dict[str, Any] = {}
         if level.outer.issuperset(level.adapted):
-            direction, memory = level.direction(p.detach(), p.grad, memory, hypers=hypers, time=time)
+            direction, memory = level.direction(
+                _wide(p.detach()), _wide(p.grad), _wide_each(memory), hypers=hypers, time=time
+            )
+            direction, memory = direction.to(p.dtype), {name: x.to(p.dtype) for name, x in memory.items()}
             # What is kept may not change with p.grad.
             last["direction"] = direction.clone() if direction is p.grad and level.adapted else direction
             keeps_start = decays and "weight_decay" in level.outer
@@ -274,21 +277,30 @@ class Tower(Optimizer):
         time: int,
     ) -> tuple[Tensor, Memory]:
         """Where an update leads, and what level 0 then remembers; its graph goes to the edges."""
-        level, at = self.levels[0], last.get("at", p.detach())
+        level, at = self.levels[0], _wide(last.get("at", p.detach()))
         memory: Memory = {}
         with torch.enable_grad():
             if "direction" in last:
-                direction = last["direction"]
+                direction = _wide(last["direction"])
             else:
                 direction, memory = level.direction(
-                    at, last["gradient"], last["memory"], hypers=hypers, time=time
+                    at, _wide(last["gradient"]), _wide_each(last["memory"]), hypers=hypers, time=time
                 )
-            new = level.moved(at, direction, hypers)
+            new = level.moved(at, direction, hypers).to(p.dtype)
         if new.requires_grad:
             edges[p] = get_gradient_edge(new)
-        return new.detach(), {name: x.detach() for name, x in memory.items()}
+        return new.detach(), {name: x.detach().to(p.dtype) for name, x in memory.items()}
 
 
 def _kind(p: Tensor) -> tuple[torch.device, torch.dtype]:
     """Where the hyperparameters of a parameter are, and their type."""
     return p.device, torch.float64 if p.dtype == torch.float64 else torch.float32
+
+
+def _wide(x: Tensor) -> Tensor:
+    """A tensor in single precision at least: 1 - beta and sums over a parameter are beyond half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _wide_each(memory: Memory) -> Memory:
+    return {name: _wide(x) for name, x in memory.items()}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ppx_inference import Simulator
 from ppx_proposals.optim import AdamHD
-from ppx_proposals.optim.evolution import PES
+from ppx_proposals.optim.evolution import PES, NonFiniteLossError
 from ppx_proposals.tuning import SimulatorTuning, negative_log_evidence
 from ppx_server.errors import PPXError
 
@@ -43,9 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Simulator(command, num_workers=options.workers) as simulator:
             return _tune(simulator, options)
-    except PPXError as error:
+    except (PPXError, NonFiniteLossError, ValueError) as error:
         Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", soft_wrap=True)
         return 1
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted[/yellow]")
+        return 130
 
 
 def _tune(simulator: Simulator, options: argparse.Namespace) -> int:
@@ -131,7 +134,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _observation(text: str) -> tuple[str, float]:
     name, _, value = text.rpartition("=")
-    return name, float(value)
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no measurement; write NAME=NUMBER") from None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from ppx_inference import Simulator
 from ppx_proposals import NetworkConfig, TrainingConfig, train
-from ppx_proposals.optim.evolution import PES
+from ppx_proposals.optim.evolution import PES, NonFiniteLossError
 from ppx_proposals.tuning import TrainingTuning
 from ppx_server.errors import PPXError
 
@@ -56,9 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Simulator(command, num_workers=2) as simulator:
             found, interrupted = _tune(simulator, options, start)
             _compare(simulator, options, start, found)
-    except PPXError as error:
+    except (PPXError, NonFiniteLossError, ValueError) as error:
         Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", soft_wrap=True)
         return 1
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted[/yellow]")
+        return 130
     return 130 if interrupted else 0
 
 

@@ -22,15 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppx_proposals.batching import encode, pack
+from ppx_proposals.forcing import ForcedDraws, Name, name_and_visit
 from ppx_proposals.optim.stability.recurrent import RecurrentCore, recurrent_core
 from ppx_proposals.proposal import Proposal
 from ppx_server.errors import AddressError, SimulatorError
 from ppx_server.executor import Executes
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Floats, Status, TensorTable, TraceBatch
-
-Name = str | tuple[str, int]
-"""A name, or (name, visit) for repeated visits."""
 
 
 class ForcedRuns:
@@ -48,6 +46,7 @@ class ForcedRuns:
     Raises:
         AddressError: The first trace does not visit a name, or it is not a scalar that scripts can force.
         SimulatorError: The prior trace failed.
+        ValueError: No draw is named, or one twice.
     """
 
     def __init__(
@@ -59,11 +58,11 @@ class ForcedRuns:
         seed: int = 0,
     ) -> None:
         self._simulator, self._seed = simulator, seed
-        self._outputs = None if outputs is None else [_visit(name) for name in outputs]
+        self._outputs = None if outputs is None else [name_and_visit(name) for name in outputs]
         first = simulator.execute(ScriptBatch.empty(seed, [0]), None)
         if first.status[0] != Status.OK:
             raise _failure(first)
-        self._forced = [_draw(first, *_visit(name)) for name in forced]
+        self._forced = ForcedDraws.of(first, forced)
         self._read(first)
 
     def __call__(self, theta: Floats, seed: NDArray[np.int64]) -> Floats:
@@ -77,32 +76,19 @@ class ForcedRuns:
             AddressError: A run does not make a forced draw, or an output.
             SimulatorError: All runs failed, or more than the simulator's `FailurePolicy` allows.
         """
-        runs, size = theta.shape
-        if size != len(self._forced):
-            raise ValueError(f"theta holds {size} numbers for {len(self._forced)} forced draws")
-        address_id, instance = np.array(self._forced, np.int32).reshape(-1, 2).T
-        scripts = ScriptBatch(
-            seed=self._seed,
-            index=np.asarray(seed, np.int64),
-            offsets=np.arange(runs + 1, dtype=np.int64) * size,
-            address_id=np.tile(address_id, runs),
-            instance=np.tile(instance, runs),
-            value=np.ascontiguousarray(theta, np.float64).ravel(),
-            z=np.full(theta.size, np.nan),
-        )
-        everything = self._simulator.execute(scripts, None)
+        everything = self._simulator.execute(self._forced.by_value(theta, seed, seed=self._seed), None)
         succeeded = everything.status == Status.OK
         if not succeeded.any():
             raise _failure(everything)
         traces = everything.select(succeeded)
-        for address, visit in self._forced:
+        for address, visit in zip(*self._forced, strict=True):
             if (traces.rows([address], visit) < 0).any():
                 name = traces.addresses[address].address
                 raise AddressError(
                     f"a run does not visit {name!r}, so that theta has no effect; force others"
                 )
         read = self._read(traces)
-        output = np.full((runs, *read.shape[1:]), np.nan)
+        output = np.full((len(theta), *read.shape[1:]), np.nan)
         output[succeeded] = read
         return output
 
@@ -154,24 +140,6 @@ def proposal_core(proposal: Proposal, traces: TraceBatch, num_steps: int) -> Dri
     at_step = torch.split(rows, sizes)
     inputs = torch.stack([at_step[t][: sizes[num_steps - 1]] for t in range(num_steps)])
     return DrivenCore(recurrent_core(network.lstm), inputs)
-
-
-def _visit(name: Name) -> tuple[str, int]:
-    return (name, 0) if isinstance(name, str) else name
-
-
-def _draw(traces: TraceBatch, name: str, visit: int) -> tuple[int, int]:
-    """Id and visit of a draw that scripts can force."""
-    for address_id in traces.addresses.find(name):
-        row = int(traces.rows([address_id], visit)[0])
-        if row >= 0 and traces.controlled[row] and not traces.addresses[address_id].shape:
-            return address_id, visit
-    made = sorted(
-        {traces.addresses[int(i)].name or traces.addresses[int(i)].address for i in traces.address_id}
-    )
-    raise AddressError(
-        f"visit {visit} of {name!r} is no scalar draw that can be forced; the first trace draws {', '.join(made)}"
-    )
 
 
 def _column(traces: TraceBatch, name: str, visit: int) -> Floats:

@@ -28,12 +28,13 @@ from torch import Tensor
 
 from ppx_proposals.batching import PackedSteps, encode, pack_minibatches
 from ppx_proposals.config import TrainingConfig
+from ppx_proposals.forcing import ForcedDraws, Name
 from ppx_proposals.network import ProposalNetwork
 from ppx_proposals.observations import ObservationLayout
 from ppx_proposals.optim import AdamHD
 from ppx_proposals.optim.evolution import State, each_member, each_start
 from ppx_proposals.vocabulary import Vocabulary
-from ppx_server.errors import AddressError, SimulatorError
+from ppx_server.errors import SimulatorError
 from ppx_server.executor import Executes
 from ppx_server.observations import Observations
 from ppx_server.script import ScriptBatch
@@ -53,7 +54,15 @@ def negative_log_evidence(traces: TraceBatch, num_members: int) -> Floats:
 
     What is neither tuned nor observed is drawn from its prior. M traces overstate it by about the variance of their
     weights over 2 M (Jensen); a trace that failed has weight 0, and if all have, the loss is infinite.
+
+    Raises:
+        ValueError: The observations were drawn, not given.
     """
+    if np.diff(traces.observations.data_offsets).any():
+        raise ValueError(
+            "the simulator drew its observations itself, so that they say nothing of the tuned draws; give "
+            "SimulatorTuning the observations, or take mean_loss"
+        )
     log_weight = traces.log_weight.reshape(num_members, -1)
     loss: Floats = np.log(log_weight.shape[1]) - np.logaddexp.reduce(log_weight, axis=1)
     return loss
@@ -111,25 +120,25 @@ class SimulatorTuning:
 
     Raises:
         AddressError: There is no such draw, or it cannot be tuned.
-        ValueError: num_traces is less than 1, or no name is given.
+        ValueError: num_traces is less than 1, no name is given, or one twice.
     """
 
     def __init__(
         self,
         sim: Executes,
-        names: Sequence[str | tuple[str, int]],
+        names: Sequence[Name],
         loss: Loss,
         *,
         observations: Observations | None = None,
         num_traces: int = 1,
         seed: int = 0,
     ) -> None:
-        if num_traces < 1 or not names or isinstance(names, str):
-            raise ValueError(f"give a list of names, not {names!r}, and num_traces >= 1, not {num_traces}")
+        if num_traces < 1:
+            raise ValueError(f"num_traces must be at least 1, not {num_traces}")
         self._sim, self._loss, self._observations = sim, loss, observations
         self._num_traces, self._seed = num_traces, seed
         probes = sim.execute(ScriptBatch.empty(seed, np.arange(_PROBES)), observations)
-        self._draws = [_draw(probes, *((name, 0) if isinstance(name, str) else name)) for name in names]
+        self._draws = ForcedDraws.of(probes, names)
 
     def start(self, seeds: Tensor) -> State:
         """A simulator keeps no state between executions."""
@@ -148,11 +157,12 @@ class SimulatorTuning:
 
         Raises:
             PPXError: What the execution raised.
-            ValueError: The loss has another shape.
+            ValueError: The loss has another shape, or D is not the number of tuned draws.
         """
         index = seeds.numpy()[:, None] + np.arange(self._num_traces)
         z = params.detach().cpu().numpy().astype(np.float64).repeat(self._num_traces, axis=0)
-        traces = self._sim.execute(self._scripts(z, index.ravel()), self._observations)
+        scripts = self._draws.by_z(z, index.ravel(), seed=self._seed)
+        traces = self._sim.execute(scripts, self._observations)
         losses = np.asarray(self._loss(traces, len(params)), np.float64)
         return state, torch.from_numpy(losses).to(params)
 
@@ -162,44 +172,14 @@ class SimulatorTuning:
         NaN for a draw that none of them makes.
         """
         z = params.detach().cpu().numpy().astype(np.float64)[None].repeat(_PROBES, axis=0)
-        traces = self._sim.execute(self._scripts(z, np.arange(_PROBES)), self._observations)
-        found = np.full(len(self._draws), np.nan)
-        for number, (address_id, visit) in enumerate(self._draws):
+        scripts = self._draws.by_z(z, np.arange(_PROBES), seed=self._seed)
+        traces = self._sim.execute(scripts, self._observations)
+        found = np.full(z.shape[1], np.nan)
+        for number, (address_id, visit) in enumerate(zip(*self._draws, strict=True)):
             rows = traces.rows([address_id], visit)
             if (rows >= 0).any():
                 found[number] = traces.value[rows[rows >= 0][0]]
         return found
-
-    def _scripts(self, z: Floats, index: NDArray[np.int64]) -> ScriptBatch:
-        count, size = z.shape
-        ids, visits = np.array(self._draws, np.int32).T
-        return ScriptBatch(
-            seed=self._seed,
-            index=index,
-            offsets=np.arange(count + 1, dtype=np.int64) * size,
-            address_id=np.tile(ids, count),
-            instance=np.tile(visits, count),
-            value=np.full(z.size, np.nan),
-            z=z.ravel(),
-        )
-
-
-def _draw(probes: TraceBatch, name: str, visit: int) -> tuple[int, int]:
-    """Id and visit of a draw to tune."""
-    addresses = probes.addresses
-    made = [i for i in addresses.find(name) if (probes.rows([i], visit) >= 0).any()]
-    if len(made) != 1:
-        drawn = sorted(
-            {addresses[int(i)].name or addresses[int(i)].address for i in np.unique(probes.address_id)}
-        )
-        raise AddressError(
-            f"visit {visit} of {name!r} is {len(made)} draws of {len(probes)} prior traces; they make the draws "
-            f"{', '.join(map(repr, drawn))}: name one of them, or give its full address"
-        )
-    rows = probes.rows(made, visit)
-    if addresses[made[0]].shape != () or not probes.controlled[rows[rows >= 0]].all():
-        raise AddressError(f"{name!r} cannot be tuned: it is an array, or drawn with control=False")
-    return made[0], visit
 
 
 class TrainingTuning:

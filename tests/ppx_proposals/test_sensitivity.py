@@ -152,14 +152,14 @@ def test_outputs_by_name(years: Executor) -> None:
 
 
 def test_errors_of_forced_runs(years: Executor) -> None:
-    with pytest.raises(AddressError, match="the first trace draws log_r, size, spread"):
+    with pytest.raises(AddressError, match="they make the draws 'log_r', 'size', 'spread'"):
         ForcedRuns(years, ["r"])
     with pytest.raises(AddressError, match="visit 1"):
         ForcedRuns(years, [("log_r", 1)])
     with pytest.raises(AddressError, match="not every run observes"):
         ForcedRuns(years, ["log_r"], outputs=["nothing"])
     runs = ForcedRuns(years, ["log_r"])
-    with pytest.raises(ValueError, match="2 numbers for 1"):
+    with pytest.raises(ValueError, match="2 numbers for 1 forced draws"):
         runs(np.zeros((1, 2)), np.array([0]))
     runs = ForcedRuns(years, ["log_r"], outputs=["powers"])
     some = runs(np.repeat([2.0, 60.0], [19, 1])[:, None], np.arange(20))

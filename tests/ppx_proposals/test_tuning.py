@@ -177,12 +177,21 @@ def test_draws_that_cannot_be_tuned_are_refused(gaussian_process: Simulator, fra
     linear = Simulator([sys.executable, str(LINEAR), "2"], num_workers=1)
     with linear, pytest.raises(AddressError, match="it is an array"):
         SimulatorTuning(linear, ["state"], negative_log_evidence)
-    for names, count in (("mu", 1), ([], 1), (["mu"], 0)):
-        with pytest.raises(ValueError, match="num_traces >= 1"):
-            SimulatorTuning(gaussian_process, names, negative_log_evidence, num_traces=count)
+    for names in ("mu", []):
+        with pytest.raises(ValueError, match="give a list of names"):
+            SimulatorTuning(gaussian_process, names, negative_log_evidence)
+    with pytest.raises(ValueError, match="names a draw twice"):
+        SimulatorTuning(gaussian_process, ["mu", ("mu", 0)], negative_log_evidence)
+    with pytest.raises(ValueError, match="num_traces must"):
+        SimulatorTuning(gaussian_process, ["mu"], negative_log_evidence, num_traces=0)
     wrong = SimulatorTuning(gaussian_process, ["mu"], mean_loss(lambda traces: np.zeros(3)))
     with pytest.raises(ValueError, match="must be as many numbers"):
         wrong.unroll(torch.zeros(2, 1), (), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="2 numbers for 1 forced draws"):
+        wrong.unroll(torch.zeros(2, 2), (), torch.zeros(2, dtype=torch.int64))
+    drawing = SimulatorTuning(gaussian_process, ["mu"], negative_log_evidence)
+    with pytest.raises(ValueError, match="drew its observations itself"):
+        drawing.unroll(torch.zeros(2, 1), (), torch.zeros(2, dtype=torch.int64))
 
 
 def ricker_likelihood(counts: dict[str, int], log_r: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -369,10 +378,17 @@ def test_ctrl_c_keeps_what_was_found(name: str, printed: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_is_said_without_a_traceback() -> None:
-    run = subprocess.run(
-        example("tune_simulator.py", "--tune", "nothing"), capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 1
-    assert "they make the draws 'log_r', 'noise'" in run.stderr
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (example("tune_simulator.py", "--tune", "nothing"), 1, "they make the draws 'log_r', 'noise'"),
+        (example("tune_simulator.py", "--traces", "0"), 1, "error: num_traces must be at least 1, not 0"),
+        (example("tune_simulator.py", "--observe", "y0"), 2, "'y0' is no measurement; write NAME=NUMBER"),
+        (example("tune_training.py", "--lr", "0"), 1, "error: lr must be finite"),
+    ],
+)
+def test_what_goes_wrong_is_said_without_a_traceback(command: list[str], code: int, said: str) -> None:
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == code
+    assert said in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -232,6 +232,14 @@ def test_resumed_run_is_the_run_that_was_not_stopped(kind: type[EvolutionStrateg
     assert torch.equal(theta, other)
     with pytest.raises(ValueError, match="make it with the settings"):
         strategy(kind, num_pairs=3).load_state_dict(saved[0])
+    number = ALL.index(kind)
+    for another in (*ALL[:number], *ALL[number + 1 :]):
+        before = (
+            fresh := strategy(another, num_pairs=6, start=lambda seeds: {"s": seeds[:, None] * 1.0})
+        ).state_dict()
+        with pytest.raises(ValueError, match="estimator of the same kind"):
+            fresh.load_state_dict(saved[0])
+        assert torch.equal(fresh.state_dict()["state"]["s"], before["state"]["s"])
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -311,6 +319,24 @@ def test_member_by_member_is_the_batch(kind: type[EvolutionStrategy]) -> None:
         torch.testing.assert_close(whole.backward().gradient, singly.backward().gradient, rtol=1e-10, atol=0)
 
 
+class Memory(NamedTuple):
+    state: Tensor
+    age: Tensor
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_states_may_be_named_tuples(kind: type[EvolutionStrategy]) -> None:
+    def unroll(params: Tensor, memory: Memory, seeds: Tensor) -> tuple[Memory, Tensor]:
+        state, loss = balance(params, memory.state, seeds)
+        return Memory(state, memory.age + 1), loss
+
+    named = strategy(kind, unroll, lambda seeds: Memory(balance_start(seeds), seeds * 0), num_unrolls=2)
+    plain = strategy(kind, num_unrolls=2)
+    for age in (1, 0, 1):
+        assert torch.equal(named.backward().gradient, plain.backward().gradient)
+        assert (named.state_dict()["state"].age == age).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -325,6 +351,7 @@ def test_member_by_member_is_the_batch(kind: type[EvolutionStrategy]) -> None:
         ({"start": lambda seeds: "state"}, "not str"),
         ({"unroll": lambda p, s, seeds: (s, p)}, "must return 16 losses"),
         ({"unroll": lambda p, s, seeds: (s[:3], p[:, 0])}, "need 16 rows"),
+        ({"unroll": each_member(lambda p, s, seed: ([s] * (1 + seed % 2), p[0]))}, "differ in their lengths"),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -92,6 +92,12 @@ def test_gradients_that_overflow_count_as_infinitely_noisy() -> None:
     study = gradient_horizon(loss, theta, [1, 2], sigma=0.1, num_seeds=3)
     assert study.pathwise.variance[1] == math.inf
     assert math.isnan(study.growth)
+    assert recommend(2, study=study).num_steps == 1
+    everywhere = gradient_horizon(
+        lambda t, h, s: loss(t, h + 1, s) * s, theta, [1, 2], sigma=1e9, num_seeds=3
+    )
+    assert np.isinf(everywhere.evolution.variance).all()
+    assert recommend(2, study=everywhere).action is Action.EVOLUTION
     with pytest.raises(ValueError, match="must be a scalar"):
         gradient_horizon(lambda t, h, s: t.expand(3) * 1.0, theta, [1], sigma=0.1, num_seeds=2)
     with pytest.raises(ValueError, match="num_seeds is 1"):

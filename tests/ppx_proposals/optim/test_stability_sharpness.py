@@ -67,6 +67,10 @@ def test_curvature_takes_the_largest_not_the_largest_in_size() -> None:
         largest_curvature(lambda: (p * p).sum() * math.inf, [p])
     with pytest.raises(ValueError, match="preconditioner"):
         largest_curvature(lambda: (p * p).sum(), [p], preconditioner=torch.ones(2))
+    with pytest.raises(ValueError, match="must be a scalar"):
+        largest_curvature(lambda: p * p, [p])
+    with pytest.raises(ValueError, match="are frozen"):
+        largest_curvature(lambda: (p * p).sum(), [p, torch.ones(2, dtype=torch.float64)])
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

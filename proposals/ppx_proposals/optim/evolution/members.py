@@ -61,7 +61,10 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
             raise ValueError(f"states differ in their keys: {[sorted(map(str, s)) for s in states]}")
         return {key: map_state(function, *(s[key] for s in states)) for key in first}
     if isinstance(first, list | tuple):
-        return type(first)([map_state(function, *parts) for parts in zip(*states, strict=True)])
+        if any(len(s) != len(first) for s in states):
+            raise ValueError(f"states differ in their lengths: {[len(s) for s in states]}")
+        parts = [map_state(function, *parts) for parts in zip(*states, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
     raise ValueError(f"a state is tensors, or dicts, lists and tuples of them, not {type(first).__name__}")
 
 

@@ -181,10 +181,7 @@ class EvolutionStrategy(ABC):
                 f"the state is one of {tuple(state_dict['accumulated'].shape)} (pairs, elements), this estimator has "
                 f"{tuple(self._accumulated.shape)}; make it with the settings that it was saved with"
             )
-        state = map_state(
-            lambda own, saved: saved.to(own.device, own.dtype), self._state, state_dict["state"]
-        )
-        self._state = state
+        self._state = map_state(_resumed, self._state, state_dict["state"])
         self._accumulated = state_dict["accumulated"].to(self._accumulated)
         self._age = state_dict["age"].cpu()
         self.num_failed = int(state_dict["num_failed"])
@@ -353,6 +350,16 @@ class TruncatedES(EvolutionStrategy):
         # (L+ - L-) / 2  e_t / sigma^2
         gradients = 0.5 * (plus - minus)[:, None] * noise / self._sigma
         return _Unrolled(map_state(lambda t: t.chunk(3)[2], state), plus, minus, gradients)
+
+
+def _resumed(own: Tensor, saved: Tensor) -> Tensor:
+    """A saved tensor of the state, where the own one is."""
+    if saved.shape != own.shape:
+        raise ValueError(
+            f"a tensor of the state was saved with shape {tuple(saved.shape)}, here it has {tuple(own.shape)}; load it "
+            f"into an estimator of the same kind for the same unroll"
+        )
+    return saved.to(own.device, own.dtype)
 
 
 def _check(params: list[Tensor], *, num_unrolls: int, num_pairs: int, ages: str, failures: str) -> None:

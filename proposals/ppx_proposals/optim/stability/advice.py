@@ -110,7 +110,9 @@ def _choose(
         reasons.append(f"over {steps} steps it stays below {AMPLIFICATION:g}")
     if study is not None:
         reasons.append(_of_variance(study))
-        quiet = study.pathwise.variance <= NOISIER * study.evolution.variance
+        # Not finite is not quiet, even where evolution strategies fare no better.
+        quiet = np.isfinite(study.pathwise.variance)
+        quiet &= study.pathwise.variance <= NOISIER * study.evolution.variance
         if not quiet[-1]:
             most = int(study.horizons[quiet].max()) if quiet.any() else 0
             reasons.append(

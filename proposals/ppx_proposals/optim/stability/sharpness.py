@@ -74,9 +74,12 @@ def largest_curvature(
         generator: Draws the first vector; by default one with seed 0.
 
     Raises:
-        ValueError: There are no parameters, the preconditioner does not fit, or a product is not finite.
+        ValueError: There are no parameters, or frozen ones, the preconditioner does not fit, the loss is no scalar, or
+            a product is not finite.
     """
     params = list(params)
+    if frozen := [tuple(p.shape) for p in params if not p.requires_grad]:
+        raise ValueError(f"parameters of shapes {frozen} are frozen; give those that learn")
     size = sum(p.numel() for p in params)
     if not size or max_products < 1:
         raise ValueError(f"{size} parameters and {max_products} products at most; both must be >= 1")
@@ -127,6 +130,8 @@ def hessian_product(closure: Closure, params: Sequence[Tensor]) -> Product:
     """
     with torch.enable_grad(), _advised():
         loss = closure()
+        if loss.numel() != 1:
+            raise ValueError(f"the loss has shape {tuple(loss.shape)}; it must be a scalar")
         # An operation that is `once_differentiable` marks its gradient only if what comes from above has one.
         above = torch.ones_like(loss).requires_grad_()
         gradients = torch.autograd.grad(

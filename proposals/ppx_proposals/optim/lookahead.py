@@ -41,7 +41,7 @@ class Lookahead(pytorch_optimizer.Lookahead):
 
     Raises:
         ValueError: A setting is outside its domain.
-        TypeError: The optimizer is a tower that adapts something.
+        TypeError: The optimizer is a tower that adapts something, or another Lookahead.
     """
 
     def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
@@ -49,6 +49,10 @@ class Lookahead(pytorch_optimizer.Lookahead):
             raise ValueError(f"k must be a whole number of steps, at least 1, not {k}")
         if not 0.0 < alpha <= 1.0:
             raise ValueError(f"alpha must lie in (0, 1], not {alpha}")
+        if isinstance(optimizer, pytorch_optimizer.Lookahead):
+            raise TypeError(
+                "one Lookahead cannot be put around another: both would count steps in the same groups"
+            )
         if isinstance(optimizer, Tower) and optimizer.levels[0].adapted:
             raise TypeError(
                 f"Lookahead cannot be put around a Tower that adapts {', '.join(optimizer.levels[0].adapted)}: its"

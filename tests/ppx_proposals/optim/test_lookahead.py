@@ -224,3 +224,9 @@ def test_tower_that_adapts_is_refused_and_one_that_does_not_is_an_optimizer() ->
     with pytest.raises(TypeError, match="a Tower that adapts lr"):
         Lookahead(Tower([x], [Adam(lr=0.1, adapt=("lr",)), SGD(lr=1e-5)]))
     assert Lookahead(Tower([x], [Adam(lr=0.1)])).param_groups[0]["lr"] == 0.1
+
+
+def test_another_lookahead_is_refused() -> None:
+    """Its counts of steps are in the groups, which would be counted twice."""
+    with pytest.raises(TypeError, match="one Lookahead cannot be put around another"):
+        Lookahead(Lookahead(SGDHD(_params())))

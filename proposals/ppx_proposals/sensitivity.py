@@ -66,7 +66,7 @@ class ForcedRuns:
         self._read(first)
 
     def __call__(self, theta: Floats, seed: NDArray[np.int64]) -> Floats:
-        """Outputs, `(R, ...)`; NaN for runs that failed.
+        """Outputs, `(R, ...)`; NaN for runs that failed, or in which theta lies outside a support.
 
         Args:
             theta: `(R, P)` values of the forced draws.
@@ -75,21 +75,28 @@ class ForcedRuns:
         Raises:
             AddressError: A run does not make a forced draw, or an output.
             SimulatorError: All runs failed, or more than the simulator's `FailurePolicy` allows.
+            ValueError: The prior cannot give any of the values.
         """
         everything = self._simulator.execute(self._forced.by_value(theta, seed, seed=self._seed), None)
         succeeded = everything.status == Status.OK
         if not succeeded.any():
             raise _failure(everything)
         traces = everything.select(succeeded)
+        inside = np.ones(len(traces), dtype=bool)
         for address, visit in zip(*self._forced, strict=True):
-            if (traces.rows([address], visit) < 0).any():
-                name = traces.addresses[address].address
+            rows, name = traces.rows([address], visit), traces.addresses[address].address
+            if (rows < 0).any():
                 raise AddressError(
                     f"a run does not visit {name!r}, so that theta has no effect; force others"
                 )
+            inside &= traces.log_prob[rows] > -np.inf
+            if not inside.any():
+                raise ValueError(
+                    f"theta lies outside the support of {name!r} in all runs; choose other values"
+                )
         read = self._read(traces)
         output = np.full((len(theta), *read.shape[1:]), np.nan)
-        output[succeeded] = read
+        output[np.flatnonzero(succeeded)[inside]] = read[inside]
         return output
 
     def _read(self, traces: TraceBatch) -> Floats:

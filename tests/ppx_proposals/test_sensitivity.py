@@ -37,7 +37,7 @@ import ppx_client as ppx
 
 def forward():
     log_r = ppx.sample(ppx.Normal(2.0, 0.5), name="log_r")
-    size = ppx.sample(ppx.Uniform(0.5, 2.0), name="size")
+    size = ppx.sample(ppx.Uniform(0.0, 9.0), name="size")
     spread = ppx.sample(ppx.Uniform(0.0, 1.0), name="spread")
     if log_r > 50:
         raise ArithmeticError("too many animals")
@@ -66,6 +66,14 @@ def years(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     path.write_text(MODEL)
     with Executor([WorkerConfig(command=(sys.executable, str(path)))]) as executor:
         yield executor
+
+
+def test_values_that_the_prior_cannot_give_are_no_runs(years: Executor) -> None:
+    runs = ForcedRuns(years, ["log_r", "size", "spread"])
+    output = runs(np.array([[1.0, 8.9, 0.0], [1.0, 9.1, 0.0], [1.0, 0.6, 0.0]]), np.arange(3))
+    assert np.isfinite(output).all(axis=1).tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="theta lies outside the support of 'size' in all runs"):
+        runs(np.array([[1.0, 9.1, 0.0], [1.0, -0.4, 0.0]]), np.arange(2))
 
 
 def test_derivative_of_a_process_is_that_of_its_formula(ricker: Executor) -> None:

@@ -43,6 +43,8 @@ from ppx_proposals.optim.settings import MULTIPLICATIVE_BETA, SHARED, Group, che
 Transform = Callable[[list[Tensor], list[Tensor]], None]
 """Called with all parameters that have a gradient, and with one tensor for each, to be changed in place."""
 _DIRECTION = "direction"
+_SCHEDULED = "initial_lr"
+"""What torch's schedulers leave in the groups of an optimizer."""
 
 
 class _Work(NamedTuple):
@@ -90,6 +92,8 @@ class HypergradientOptimizer(Optimizer):
                 group.setdefault(key, value)
             group.setdefault("step_size", group["lr"])
             self._choose_hypergrad_lr(group)
+            if group["hypergrad_lr"] != 0:
+                group.pop(_SCHEDULED, None)
 
     def _choose_hypergrad_lr(self, settings: Group) -> None:
         if settings["hypergrad_lr"] is None:
@@ -171,7 +175,8 @@ class HypergradientOptimizer(Optimizer):
             The closure's loss.
 
         Raises:
-            ValueError: A gradient is sparse or complex; nothing has changed then.
+            ValueError: A gradient is sparse or complex, or a scheduler is at work on a learning rate that is learned;
+                nothing has changed then.
         """
         loss = None
         if closure is not None:
@@ -179,6 +184,11 @@ class HypergradientOptimizer(Optimizer):
                 loss = closure()
         for number, group in enumerate(self.param_groups):
             _check_gradients(number, group["params"])
+            if group["hypergrad_lr"] != 0 and _SCHEDULED in group:
+                raise ValueError(
+                    f"a learning rate scheduler is at work on group {number}, which learns its own; leave the "
+                    "scheduler out (settle= and BoundWarmUp are for learned rates), or set hypergrad_lr=0"
+                )
         groups = [self._begin(number, group) for number, group in enumerate(self.param_groups)]
         works = [work for work in groups if work is not None]
         if works and works[0].group["scope"] == "global":

@@ -236,3 +236,22 @@ def test_a_group_is_extended_by_leaves_only() -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\) is computed from others; add the parameters"):
         optimizer.extend_group([nn.Parameter(torch.ones(1)), made])
     assert len(optimizer.param_groups[0]["params"]) == 1
+
+
+def test_a_scheduler_of_a_learned_rate_is_refused_before_anything_moves() -> None:
+    x = nn.Parameter(torch.ones(2))
+    x.grad = torch.ones(2)
+    learning, constant = AdamHD([x]), AdamHD([nn.Parameter(torch.ones(2))], hypergrad_lr=0.0)
+    torch.optim.lr_scheduler.StepLR(learning, 10)
+    with pytest.raises(ValueError, match="scheduler is at work on group 0, which learns its own"):
+        learning.step()
+    assert torch.equal(x, torch.ones(2))
+    schedule = torch.optim.lr_scheduler.StepLR(constant, 1, gamma=0.5)
+    constant.step()
+    schedule.step()
+    assert constant.param_groups[0]["lr"] == 5e-4
+    # What a schedule left in a state is no schedule: torch.optim.Adam's run goes on with a rate that is learned.
+    learning.load_state_dict(
+        constant.state_dict() | {"param_groups": [learning.state_dict()["param_groups"][0]]}
+    )
+    learning.step()

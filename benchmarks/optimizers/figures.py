@@ -28,8 +28,8 @@ def grid(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure,
 
 
 def style(method: str) -> dict[str, Any]:
-    """Colour by optimizer, line by the rule of its learning rate; bounded ones are thin and marked."""
-    kind, rule, lr_bounds = METHODS[method]
+    """Colour by optimizer, line by the rule of its learning rate; what training does is thin and marked."""
+    kind, rule, lr_bounds, _ = METHODS[method]
     bounded = lr_bounds[1] < float("inf")
     return {
         "color": "black" if bounded else _COLOURS[kind],

@@ -22,8 +22,7 @@ ADDITIVE = {"SGD": 1e-3, "SGDN": 1e-3, "Adam": 1e-7, "AdamW": 1e-7}
 """Learning rates of the learning rate that the paper takes on MNIST, additive rule (arXiv 1703.04782, section 5.1)."""
 MULTIPLICATIVE = 0.02
 """Learning rate of the learning rate, multiplicative rule (arXiv 1703.04782, section 5.1)."""
-LR_BOUNDS = TrainingConfig().lr_bounds
-"""Bounds that training of proposals sets by default."""
+_TRAINING = TrainingConfig()
 
 
 class Method(NamedTuple):
@@ -33,19 +32,21 @@ class Method(NamedTuple):
         kind: `"SGD"`, `"SGDN"`, `"Adam"` or `"AdamW"`.
         rule: `"additive"`, `"multiplicative"`, or None for a constant learning rate.
         lr_bounds: The learning rate is kept within these.
+        hypergrad_lr: Learning rate of the learning rate; None for the paper's.
     """
 
     kind: str
     rule: str | None = None
     lr_bounds: tuple[float, float] = (0.0, float("inf"))
+    hypergrad_lr: float | None = None
 
 
 KINDS = ("SGD", "SGDN", "Adam", "AdamW")
 RULES = {"": None, "-HD": "additive", "-HD multiplicative": "multiplicative"}
 METHODS = {f"{kind}{suffix}": Method(kind, rule) for kind in KINDS for suffix, rule in RULES.items()}
-BOUNDED = "Adam-HD multiplicative, bounded"
+TRAINING = "Adam-HD as training sets it"
 """What training of proposals does by default."""
-METHODS[BOUNDED] = Method("Adam", "multiplicative", LR_BOUNDS)
+METHODS[TRAINING] = Method("Adam", _TRAINING.rule, _TRAINING.lr_bounds, _TRAINING.hypergrad_lr)
 
 
 def allowed(method: str, lr: float) -> bool:
@@ -65,7 +66,7 @@ def optimizer(
         lr: Its initial learning rate.
         weight_decay: Weight of the L2 penalty; AdamW has `ADAMW_DECAY` instead.
     """
-    kind, rule, lr_bounds = METHODS[method]
+    kind, rule, lr_bounds, hypergrad_lr = METHODS[method]
     settings: dict[str, Any] = {"lr": lr, "weight_decay": ADAMW_DECAY if kind == "AdamW" else weight_decay}
     if kind == "SGDN":
         settings |= {"momentum": MOMENTUM, "nesterov": True}
@@ -78,5 +79,6 @@ def optimizer(
     if rule is None:
         return plain[kind](params, **settings)
     adaptive: dict[str, type[Optimizer]] = {"SGD": SGDHD, "SGDN": SGDHD, "Adam": AdamHD, "AdamW": AdamWHD}
-    hypergrad_lr = ADDITIVE[kind] if rule == "additive" else MULTIPLICATIVE
+    if hypergrad_lr is None:
+        hypergrad_lr = ADDITIVE[kind] if rule == "additive" else MULTIPLICATIVE
     return adaptive[kind](params, hypergrad_lr=hypergrad_lr, rule=rule, lr_bounds=lr_bounds, **settings)

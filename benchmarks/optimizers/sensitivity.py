@@ -12,16 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.optimizers import figures, mnist, tau
-from benchmarks.optimizers.methods import BOUNDED, KINDS, L2, METHODS, RULES, allowed, optimizer
+from benchmarks.optimizers.methods import KINDS, L2, METHODS, RULES, TRAINING, allowed, optimizer
 from benchmarks.optimizers.runs import Outcome, Results, Run, Sources
 
 NAME, TAU = "sensitivity", "tau"
 TASKS = (*mnist.MODELS, *tau.NETWORKS)
 TITLES = {**mnist.TITLES, **tau.TITLES}
 _LRS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-_TAU_LRS = {"small": (3e-3, 1e-3, 1e-2, 1e-4, 1e-1, 1e-5, 1e-6), "default": (3e-3, 1e-3, 1e-2, 1e-4)}
+_TAU_LRS = {"small": (1e-2, 3e-3, 1e-3, 1e-4, 1e-1, 1e-5, 1e-6), "default": (1e-2, 3e-3, 1e-3, 1e-4)}
 """Those that tell most come first: the first is the default of training."""
-_ADAM = ("Adam", "Adam-HD", "Adam-HD multiplicative", BOUNDED)
+_ADAM = ("Adam", "Adam-HD", "Adam-HD multiplicative", TRAINING)
 _TAU_METHODS = {"small": (*_ADAM, "SGDN", "SGDN-HD", "SGDN-HD multiplicative"), "default": _ADAM}
 _EPOCHS, _BATCH_SIZE = 5, 128
 _MINIBATCHES = {"small": 600, "default": 600}
@@ -58,7 +58,7 @@ def plan_tau(*, quick: bool, seeds: int | None) -> list[Run]:
         for method in _TAU_METHODS[task]
         if allowed(method, lr)
     ]
-    return [run for run in runs if run.lr in (1e-4, 3e-3) and run.task == "small"] if quick else runs
+    return [run for run in runs if run.lr in (1e-4, 1e-2) and run.task == "small"] if quick else runs
 
 
 def work(run: Run, sources: Sources) -> Outcome:
@@ -142,7 +142,7 @@ def _panel(panel: Axes, task: str, done: Sequence[tuple[Run, Outcome]]) -> None:
         losses = [_mean(o for r, o in done if (r.method, r.lr) == (method, lr)) for lr in lrs]
         y = [top if x is None else min(x, top) for x in losses]
         panel.plot(
-            lrs, y, label=method, **{**figures.style(method), "marker": "o" if method == BOUNDED else "."}
+            lrs, y, label=method, **{**figures.style(method), "marker": "o" if method == TRAINING else "."}
         )
     panel.axhline(untrained, color="grey", linewidth=0.8, label=_NOTHING)
     panel.set(title=TITLES[task], xscale="log", xlim=(0.7 * _LRS[0], 1.4 * _LRS[-1]))

@@ -243,7 +243,7 @@ def settings(*rows: tuple[float, float]) -> Tensor:
 
 
 def test_truncated_training_is_training(gaussian: Any) -> None:
-    """Two unrolls are six steps of Adam-HD by hand, to the last bit, whoever else is trained in between."""
+    """Two unrolls are six steps of Adam-HD by hand, up to rounding, whoever else is trained in between."""
     tuning = training(gaussian)
     seeds = torch.tensor([11, 11, 12])
     params = settings((3e-3, 0.05), (1e-1, 0.5), (3e-3, 0.05))
@@ -273,7 +273,7 @@ def test_truncated_training_is_training(gaussian: Any) -> None:
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        assert float(found[0]) == pytest.approx(float(sum(losses)) / 3, rel=1e-7)
+        assert float(found[0]) == pytest.approx(float(sum(losses)) / 3, abs=1e-8)
     assert float(second[0]) != float(second[1]) != float(second[2])
     # Negative control: without the optimizer's memory the second unroll goes another way.
     state["optimizer"] = [[torch.zeros_like(v) for v in own] for own in state["optimizer"]]

@@ -60,7 +60,7 @@ def train(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            min=1e-9, help="First learning rate, by default 0.003; Adam-HD adapts it.", show_default=False
+            min=1e-9, help="First learning rate, by default 0.01; Adam-HD adapts it.", show_default=False
         ),
     ] = None,
     device: Annotated[

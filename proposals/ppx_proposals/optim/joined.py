@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_ALONE = 1 << 16
+_ALONE = 1 << 18
 
 State = MutableMapping[Tensor, dict[str, Any]]
 

@@ -26,6 +26,7 @@ import torch
 from ppx_proposals.batching import PackedSteps
 from ppx_proposals.config import TrainingConfig
 from ppx_proposals.forecast import TableForecast
+from ppx_proposals.network import ProposalNetwork
 from ppx_proposals.observations import ObservationLayout, observed_names
 from ppx_proposals.optim import AdamHD
 from ppx_proposals.production import CHUNK_SECONDS, Minibatch, Production
@@ -126,18 +127,24 @@ def train(
         _check_fits(proposal, observed, held_out, sim)
     proposal.forecast = TableForecast.of(held_out)
     if proposal.optimizer is None:
-        proposal.optimizer = AdamHD(
-            proposal.network.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            hypergrad_lr=config.hypergrad_lr,
-            rule=config.rule,
-            lr_bounds=config.lr_bounds,
-        )
+        proposal.optimizer = new_optimizer(proposal.network, config)
     for group in proposal.optimizer.param_groups:
         group["max_grad_norm"] = config.max_grad_norm
     _Training(sim, proposal, held_out, seed, num_traces, config, folder, on_step).run()
     return proposal
+
+
+def new_optimizer(network: ProposalNetwork, config: TrainingConfig) -> AdamHD:
+    """The optimizer that trains a network."""
+    return AdamHD(
+        network.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        hypergrad_lr=config.hypergrad_lr,
+        rule=config.rule,
+        lr_bounds=config.lr_bounds,
+        max_grad_norm=config.max_grad_norm,
+    )
 
 
 def _held_out(sim: Executes, seed: int, count: int) -> TraceBatch:

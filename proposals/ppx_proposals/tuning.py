@@ -31,8 +31,8 @@ from ppx_proposals.config import TrainingConfig
 from ppx_proposals.forcing import ForcedDraws, Name
 from ppx_proposals.network import ProposalNetwork
 from ppx_proposals.observations import ObservationLayout
-from ppx_proposals.optim import AdamHD
 from ppx_proposals.optim.evolution import State, each_member, each_start
+from ppx_proposals.training import new_optimizer
 from ppx_proposals.vocabulary import Vocabulary
 from ppx_server.errors import SimulatorError
 from ppx_server.executor import Executes
@@ -225,7 +225,7 @@ class TrainingTuning:
         self._vocabulary = Vocabulary()
         self._minibatches = self._packed(traces)
         self._network = self._fresh_network(0)
-        self._optimizer = self._made_optimizer()
+        self._optimizer = new_optimizer(self._network, self._config)
         self._new_optimizer = self._state_of_new_optimizer()
         self.start = each_start(self._start)
         """State of B members at the start of training."""
@@ -245,22 +245,10 @@ class TrainingTuning:
         return pack_minibatches(steps, observations, np.full(count, size), device=self._device)
 
     def _fresh_network(self, seed: int) -> ProposalNetwork:
-        config = replace(self._config.network, seed=seed % 2**31)  # tables shift it by 32 bits
+        config = replace(self._config.network, seed=seed % 2**31)
         network = ProposalNetwork(self._layout.flat_size, self._layout.grid_shapes, config).to(self._device)
         network.grow(len(self._vocabulary), self._vocabulary.num_categories)
         return network
-
-    def _made_optimizer(self) -> AdamHD:
-        config = self._config
-        return AdamHD(
-            self._network.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            hypergrad_lr=config.hypergrad_lr,
-            rule=config.rule,
-            lr_bounds=config.lr_bounds,
-            max_grad_norm=config.max_grad_norm,
-        )
 
     def _state_of_new_optimizer(self) -> dict[int, dict[str, Any]]:
         """What the optimizer keeps per parameter, all 0 as before the first step."""

@@ -135,7 +135,7 @@ def _panel(panel: Axes, task: str, done: Sequence[tuple[Run, Outcome]]) -> None:
     untrained = _UNTRAINED.get(task, 0.0)
     best = min((o["loss"] for _, o in done if o["loss"] is not None), default=0.0)
     top = untrained + 0.1 * (untrained - best)
-    for method, (kind, _, _) in METHODS.items():
+    for method, (kind, *_) in METHODS.items():
         lrs = sorted({run.lr for run, _ in done if run.method == method})
         if kind not in _DRAWN or not lrs:
             continue

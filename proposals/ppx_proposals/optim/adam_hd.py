@@ -157,4 +157,4 @@ class AdamWHD(AdamHD):
             torch._foreach_mul_(run.params, 1 - group["step_size"] * decay)
         super()._move(group, run, direction)
         if direction is not None and decay != 0:
-            direction.flat.add_(run.values(), alpha=-decay)
+            torch._foreach_add_(direction.views, run.params, alpha=-decay)

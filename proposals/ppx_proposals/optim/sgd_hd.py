@@ -62,8 +62,10 @@ class SGDHD(HypergradientOptimizer):
         mu, step = group["momentum"], run.gradient
         if mu != 0.0:
             # v_t = mu v_{t-1} + g_t
-            v = run.state("momentum_buffer").flat.mul_(mu).add_(run.gradient)
-            step = torch.add(run.gradient, v, alpha=mu) if group["nesterov"] else v
+            step = run.state("momentum_buffer").flat.mul_(mu).add_(run.gradient)
+            if group["nesterov"]:
+                into = None if direction is None else direction.flat
+                step = torch.add(run.gradient, step, alpha=mu, out=into)
         if direction is not None:
             torch.neg(step, out=direction.flat)
         else:

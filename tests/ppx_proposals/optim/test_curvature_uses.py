@@ -349,6 +349,7 @@ def trained(
     return float(loss.detach())
 
 
+@pytest.mark.slow
 def test_it_helps_an_autoencoder() -> None:
     """Inputs of scales 0.03 to 1 around 1: a fifth of the loss of SGD-HD from its best start, or less."""
     x = torch.tanh(normal(256, 4) @ normal(4, 16, seed=3)) * torch.logspace(-1.5, 0, 16, dtype=DOUBLE) + 1.0

@@ -141,8 +141,15 @@ class _GlobalHooks:
             return loss()
 
 
-@pytest.mark.parametrize("projection", ["sample", "magnitude"])
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
+@pytest.mark.parametrize(
+    ("projection", "activation"),
+    [
+        ("sample", nn.ReLU),
+        pytest.param("magnitude", nn.ReLU, marks=pytest.mark.slow),
+        pytest.param("sample", nn.SiLU, marks=pytest.mark.slow),
+        pytest.param("magnitude", nn.SiLU, marks=pytest.mark.slow),
+    ],
+)
 def test_hooks_must_enclose_one_linear_operation(projection: str, activation: type[nn.Module]) -> None:
     """A whole network's gradient has the right mean with `randomize`, and the same test rejects global hooks."""
     torch.manual_seed(2)
@@ -531,6 +538,7 @@ def _steps(num_traces: int) -> PackedSteps:
     )
 
 
+@pytest.mark.slow
 def test_proposal_network() -> None:
     """Embeddings and heads: gradients of what is randomized have the right mean, all others are what they were."""
     config = NetworkConfig(

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ from ppx_proposals.optim.tower import Tower
 Layers = Callable[[Tensor], bool]
 """Whether a parameter is a layer with a step size of its own."""
 FORMS = ("scale", "clip")
+_SCALED: WeakSet[Optimizer] = WeakSet()
+"""Optimizers that have a LARC: a second one would scale, and put back, what the first has scaled."""
 
 
 def is_matrix(p: Tensor) -> bool:
@@ -67,7 +70,8 @@ class LARC:
         layers: Which parameters have a rate of their own.
 
     Raises:
-        ValueError: A setting is outside its domain, or `"clip"` meets a learned alpha that it cannot serve.
+        ValueError: A setting is outside its domain, `"clip"` meets a learned alpha that it cannot serve, or there is
+            a LARC already.
         TypeError: The optimizer is a tower that adapts something; its derivative would not see the rates.
     """
 
@@ -79,6 +83,8 @@ class LARC:
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
         inner = _accepted(optimizer, "LARC")
+        if inner in _SCALED:
+            raise ValueError(f"this {type(inner).__name__} has a LARC already; remove() that one first")
         self._trust, self._form, self._layers = trust, form, layers
         self._left_out = trust if form == "scale" else 1.0
         self._optimizer = inner
@@ -94,11 +100,13 @@ class LARC:
         else:
             self._handles.append(inner.register_step_pre_hook(self._before))
             self._handles.append(inner.register_step_post_hook(lambda *_: self._restore()))
+        _SCALED.add(inner)
 
     def remove(self) -> None:
         """Detaches it; the optimizer goes on without."""
         for handle in self._handles:
             handle.remove()
+        _SCALED.discard(self._optimizer)
 
     def _factors(
         self, layers: list[Tensor], gradients: list[Tensor], *, decay: float, lr: float | Tensor

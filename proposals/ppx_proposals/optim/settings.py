@@ -7,7 +7,8 @@ from typing import Any, TypedDict
 
 Group = dict[str, Any]
 RULES = ("additive", "multiplicative")
-MULTIPLICATIVE_BETA = 0.02  # the paper, section 3.2
+MULTIPLICATIVE_BETA = 0.02
+"""beta of the paper for the multiplicative rule."""
 SCOPES = ("group", "global")
 SHARED = ("lr", "hypergrad_lr", "rule", "lr_bounds", "scope", "settle")
 

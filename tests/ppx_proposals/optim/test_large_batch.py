@@ -397,3 +397,16 @@ def test_larc_trains_badly_scaled_layers_with_large_batches() -> None:
     with_it = _trained(larc, uneven)
     assert with_it == pytest.approx(_trained(larc, even), rel=1e-3)
     assert with_it < 0.8 * min(_trained(plain(lr), uneven) for lr in rates)
+
+
+def test_a_second_larc_is_refused_until_the_first_is_removed() -> None:
+    x = nn.Parameter(torch.ones(2, 2))
+    optimizer = torch.optim.SGD([x], lr=1.0)
+    first = LARC(optimizer)
+    with pytest.raises(ValueError, match=r"this SGD has a LARC already; remove\(\) that one first"):
+        LARC(optimizer)
+    first.remove()
+    LARC(optimizer)
+    x.grad = torch.ones_like(x)
+    optimizer.step()
+    torch.testing.assert_close(x.detach(), torch.full((2, 2), 0.999))

@@ -21,24 +21,7 @@ from ppx_proposals.lstm import packed_lstm
 from ppx_proposals.network import ProposalNetwork
 from ppx_proposals.optim.curvature import FOOF, KFAC, Preconditioner, sampled_categorical, sampled_normal
 from ppx_proposals.optim.sgd_hd import SGDHD
-
-DOUBLE = torch.float64
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-
-
-def factors(preconditioner: Preconditioner) -> dict[str, Tensor]:
-    """All factors, after what was seen is taken in."""
-    preconditioner.precondition([], [])
-    state = preconditioner.state_dict()
-    return {
-        f"{kind} {name}": saved["memory"] / saved["mass"]
-        for kind in set(state) - {"num_steps"}
-        for name, saved in state[kind].items()
-        if saved
-    }
+from tests.ppx_proposals.optim.curvature_by_the_book import DOUBLE, factors, normal
 
 
 def steps() -> PackedSteps:

@@ -11,25 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
-from ppx_proposals.optim.curvature import FOOF, KFAC, Preconditioner
-
-DOUBLE = torch.float64
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-
-
-def factors(preconditioner: Preconditioner) -> dict[str, Tensor]:
-    """All factors, after what was seen is taken in."""
-    preconditioner.precondition([], [])
-    state = preconditioner.state_dict()
-    return {
-        f"{kind} {name}": saved["memory"] / saved["mass"]
-        for kind in set(state) - {"num_steps"}
-        for name, saved in state[kind].items()
-        if saved
-    }
+from ppx_proposals.optim.curvature import FOOF, KFAC
+from tests.ppx_proposals.optim.curvature_by_the_book import DOUBLE, factors, normal
 
 
 @pytest.mark.parametrize("kind", ["dense", "pruned", "recurrent"])

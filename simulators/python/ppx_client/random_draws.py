@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_client import local
+from ppx_client.attribution import current, scopes
 from ppx_client.distributions import (
     Beta,
     Binomial,
@@ -35,7 +36,7 @@ from ppx_client.distributions import (
 )
 from ppx_client.errors import DistributionError
 from ppx_client.random_sites import place
-from ppx_client.traces import Running, prefix, running
+from ppx_client.traces import Running
 
 Floats = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -184,14 +185,13 @@ class Draws:
 
     def call(self, frame: FrameType) -> Call:
         """The call that a frame is executing."""
-        trace = running.get()
+        trace = current()
         if trace is None:
-            local.check_thread()
             return Call(None, "", "", True)
         if self.name:
-            return Call(trace, prefix.get() + self.name, self.name, self.control)
+            return Call(trace, scopes() + self.name, self.name, self.control)
         site, name = place(frame)
-        return Call(trace, prefix.get() + site, name, self.control)
+        return Call(trace, scopes() + site, name, self.control)
 
     def native(self, rule: Rule, params: tuple[Any, ...], size: Size, frame: FrameType) -> Any:
         """A number or an array of numbers of a family.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ppx_client.columns import CHOICE, CONTROLLED, FORCED, NOT_CHOSEN, OBSERVATION
+from ppx_client.columns import CHOICE, CONTROLLED, FORCED, MODEL, NOT_CHOSEN, OBSERVATION
 from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical, Distribution
 from ppx_client.philox import Numbers
@@ -97,6 +98,8 @@ class ScriptedTrace:
         num_observed: Numbers used for drawn observations so far.
         num_in_arrays: How many of these went to arrays, which take theirs at once.
         num_observed_in_arrays: Likewise.
+        thread: The thread it runs on.
+        scopes: The enclosing scopes on that thread.
     """
 
     __slots__ = (
@@ -124,6 +127,8 @@ class ScriptedTrace:
         "num_observed",
         "num_observed_in_arrays",
         "pending",
+        "scopes",
+        "thread",
     )
 
     def __init__(self, batch: Batch, cursor: Cursor | None, draws: Numbers, observed: Numbers) -> None:
@@ -147,6 +152,8 @@ class ScriptedTrace:
         self.num_draws = 0
         self.num_observed = 0
         self.num_in_arrays = self.num_observed_in_arrays = 0
+        self.thread = get_ident()
+        self.scopes = ""
 
     def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
         """The script's choice for a draw, or one from its prior."""
@@ -361,6 +368,11 @@ class ScriptedTrace:
         for row in self._open:
             ends[row] = self.num_draws
         self.end = self.end or EndOfTrace("the trace is over")
+
+    def fail(self, reason: str) -> None:
+        """Ends the trace, which fails for this reason unless it has failed already."""
+        self.failure = self.failure or (MODEL, reason)
+        self.end = self.end or EndOfTrace(reason)
 
     def _refuse(self, site: Site, value: float, why: str) -> NoReturn:
         address, _, _, shape = site.address

@@ -114,7 +114,7 @@ def batch_of_one() -> protocol.RunBatch:
         ("latin", "the name 'caf?' is not UTF-8"),
         ("says_latin", "the caf? is shut"),
         ("no_category", "draw 'none': Categorical: probs holds 0 numbers"),
-        ("threads", "a thread that does not run ppx_serve made a draw"),
+        ("threads", "statement 'elsewhere' was made on a thread that does not run serve()"),
     ],
 )
 def test_a_trace_fails_with_the_reason_and_the_next_one_runs(in_c: Build, model: str, reason: str) -> None:

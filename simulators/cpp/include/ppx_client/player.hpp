@@ -247,7 +247,7 @@ class Player {
         const Params params = scalar_params(distribution);
         if (site.params.equal(params.data, params.size)) return params;
         if (!accepts<D::family>(params.data, params.size))
-            make_prior(distribution, path_.address(label.name, label.call_site));
+            make_prior(distribution, path_.address(label));
         // That of a Normal depends on stddev alone, while the mean of a measurement is another one in each trace.
         const bool is_normalised = D::family == Family::Normal && site.params.holds(1, params.data[1]);
         site.params.set(params.data, params.size);

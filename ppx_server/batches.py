@@ -303,9 +303,9 @@ class BatchRun:
         alone = not seat.in_flight
         self._queue.extendleft(reversed(seat.in_flight))
         seat.in_flight.clear()
-        seat.worker.discard()
         if suspect is not None and self._error is None:
             self._suspect(suspect, seat.worker, error, alone=alone)
+        seat.worker.discard()
         if not seat.worker.may_recover or self._error is not None:
             if not self._seats:
                 self._error = self._error or error
@@ -339,8 +339,9 @@ class BatchRun:
             self._careful.append(replace(another, caution=2, attempts=job.attempts))
             return
         scripts = job.scripts
-        located = worker.locate(error, scripts.seed, int(scripts.index[0]))
-        self._jobs.fail(job, uncomputed(scripts, self._addresses, str(error)), located)
+        reason = worker.last_words(error)
+        located = worker.locate(error, reason, scripts.seed, int(scripts.index[0]))
+        self._jobs.fail(job, uncomputed(scripts, self._addresses, reason), located)
         self._judge()
 
 

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Protocol, Self, TypeGuard
 
 import numpy as np
-import zmq
 
 from ppx_server.address import AddressTable
 from ppx_server.batches import BatchRun, Speed
@@ -34,6 +33,8 @@ from ppx_server.script import Guide, Otherwise, ScriptBatch, SpeculativeGuide
 from ppx_server.session import Session
 from ppx_server.stepwise import StepwiseRun
 from ppx_server.trace import Status, TraceBatch
+from ppx_server.transport import context_for
+from ppx_server.turns import Turns
 from ppx_server.worker import Worker, WorkerConfig
 
 _SLOW_SECONDS = 0.005
@@ -108,9 +109,10 @@ class Executor:
         if not simulators:
             raise ValueError("an executor needs at least one simulator")
         self._policy = policy or FailurePolicy()
-        self._tally = FailureTally(self._policy.most)
+        self._tally = FailureTally(self._policy.most, simulators[0].advice)
         self._speed = Speed()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._turns = Turns()
+        self._context = context_for(len(simulators))
         self._addresses = AddressTable()
         self._asked: set[ObservationKey] = set()
         self._numberings = Numberings(self._addresses)
@@ -150,7 +152,19 @@ class Executor:
         self.close()
 
     def close(self) -> None:
-        """Stops the processes it started and closes all connections; safe to call twice."""
+        """Stops the processes it started and closes all connections; safe to call twice, and from any thread.
+
+        What another thread executes ends with an error. In a process that was forked off this one it does nothing.
+        """
+        if self._turns.in_fork:
+            return
+        for worker in self._workers:
+            worker.closing = True
+        if not self._turns.mine:  # else `execute` does it on its way out
+            with self._turns.turn():
+                self._close()
+
+    def _close(self) -> None:
         for worker in self._workers:
             worker.request_stop()
         for worker in self._workers:
@@ -160,7 +174,20 @@ class Executor:
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
     ) -> TraceBatch:
-        """Executes K scripts; see `Executes.execute`."""
+        """Executes K scripts; see `Executes.execute`.
+
+        Threads that share it wait for each other.
+        """
+        with self._turns.turn():
+            try:
+                return self._execute(scripts, observations, guide)
+            finally:
+                if any(worker.closing for worker in self._workers):
+                    self._close()
+
+    def _execute(
+        self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None
+    ) -> TraceBatch:
         if self._context.closed:
             raise LocalProtocolError("this simulator is closed; open a new one")
         given = None if observations is None else ObservationSet.of(observations)

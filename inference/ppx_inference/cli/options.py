@@ -12,6 +12,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from ppx_inference.arguments import MOST_SEED
 from ppx_inference.progress import Progress, quiet
 from ppx_inference.simulator import Simulator
 from ppx_server.errors import ObservationError, StoreError
@@ -37,8 +38,30 @@ Addresses = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes to start.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same traces.")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds a simulator may take between two messages.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed gives the same traces.")]
+Timeout = Annotated[
+    float, typer.Option(min=0.001, help="Seconds a simulator may take for a trace, or between two messages.")
+]
+StartTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--start-timeout",
+        min=0.001,
+        help="Seconds until a simulator must have started and answered; by default 30, or for a "
+        "COMMAND --timeout if that is longer.",
+        show_default=False,
+    ),
+]
+Cwd = Annotated[
+    Path | None,
+    typer.Option(
+        "--cwd",
+        metavar="DIR",
+        help="Folder with the files that the simulator reads by relative paths; --cwd . is where you are. Each process "
+        "gets them in a working directory of its own, which is empty otherwise, and removed with it.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
@@ -56,26 +79,38 @@ _VISIT = re.compile(r"(.*\S)\s*\[(\d+)\]")
 
 
 def open_simulator(
-    command: Sequence[str] | None, addresses: Sequence[str] | None, *, workers: int, timeout: float
+    command: Sequence[str] | None,
+    addresses: Sequence[str] | None,
+    *,
+    workers: int,
+    timeout: float,
+    start_timeout: float | None,
+    cwd: Path | None,
 ) -> Simulator:
     """Starts the simulator, or connects to it.
 
     Raises:
-        typer.BadParameter: Neither or both of command and address are given.
+        typer.BadParameter: Neither or both of command and address are given, or a folder for a running simulator.
         SimulatorStartError: It does not start or answer.
     """
-    check_one_way(command, addresses)
+    check_one_way(command, addresses, cwd)
     if command:
-        return Simulator(command, num_workers=workers, timeout=timeout)
-    return Simulator(address=addresses, timeout=timeout, start_timeout=min(timeout, 30.0))
+        return Simulator(command, num_workers=workers, timeout=timeout, start_timeout=start_timeout, cwd=cwd)
+    return Simulator(address=addresses, timeout=timeout, start_timeout=start_timeout)
 
 
-def check_one_way(command: Sequence[str] | None, addresses: Sequence[str] | None) -> None:
-    """Refuses neither and both of a command and an address.
+def check_one_way(
+    command: Sequence[str] | None, addresses: Sequence[str] | None, cwd: Path | None = None
+) -> None:
+    """Refuses neither and both of a command and an address, and a folder for a simulator that is running already.
 
     Raises:
-        typer.BadParameter: Neither or both are given.
+        typer.BadParameter: That is what is given.
     """
+    if addresses and cwd is not None:
+        raise typer.BadParameter(
+            "--cwd is for processes that are started; a running simulator has its own directory"
+        )
     if bool(command) == bool(addresses):
         raise typer.BadParameter(
             "give the command that starts the simulator, as in 'ppx check -- ./tau_decay', or the address of a "

@@ -15,9 +15,11 @@ from ppx_inference.cli.options import (
     Addresses,
     AsJson,
     Command,
+    Cwd,
     Observe,
     Quiet,
     Seed,
+    StartTimeout,
     Timeout,
     Workers,
     open_simulator,
@@ -102,6 +104,8 @@ def posterior(
     workers: Workers = 4,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
+    start_timeout: StartTimeout = None,
+    cwd: Cwd = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -126,8 +130,10 @@ def posterior(
         raise ObservationError("nothing is observed; give at least one --observe NAME=VALUE")
     refuse_existing(output)
     run = {"num_traces": num_traces, "seed": seed, "progress": shown(is_quiet), **settings}
-    invocation = Invocation(command, addresses, observe or [])
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+    invocation = Invocation(command, addresses, observe or [], cwd)
+    with open_simulator(
+        command, addresses, workers=workers, timeout=timeout, start_timeout=start_timeout, cwd=cwd
+    ) as simulator:
         log = FailureLog(simulator, simulator.num_workers)
         try:
             found = _infer(chosen, log, observations, run)

@@ -12,17 +12,21 @@ import typer
 from numpy.typing import NDArray
 
 from ppx_inference import failures
+from ppx_inference.arguments import MOST_SEED, MOST_TRACES
 from ppx_inference.cli.console import FAILED, fail, number, reported, show, show_json, table, warn
 from ppx_inference.cli.options import (
     Addresses,
     AsJson,
     Command,
+    Cwd,
     Observe,
+    StartTimeout,
     Timeout,
     check_one_way,
     parse_observations,
 )
 from ppx_inference.simulator import Simulator
+from ppx_server.command import Command as Program
 from ppx_server.errors import SimulatorStartError
 from ppx_server.executor import FailurePolicy
 from ppx_server.observations import Observations
@@ -38,12 +42,14 @@ _SHOWN_NUMBERS = 8
 @reported
 def replay(
     index: Annotated[
-        int, typer.Option("--index", "-i", min=0, help="Index of the trace.", show_default=False)
+        int,
+        typer.Option("--index", "-i", min=0, max=MOST_TRACES, help="Index of the trace.", show_default=False),
     ],
     command: Command = None,
     addresses: Addresses = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the run; by default 0.", show_default=False)
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Seed of the run; by default 0.", show_default=False),
     ] = None,
     failed: Annotated[
         Path | None,
@@ -62,6 +68,8 @@ def replay(
     ] = None,
     observe: Observe = None,
     timeout: Timeout = 60.0,
+    start_timeout: StartTimeout = None,
+    cwd: Cwd = None,
     as_json: AsJson = False,
 ) -> None:
     """Executes one trace again, and shows every draw, observation, tag and result, or why it fails.
@@ -80,7 +88,7 @@ def replay(
     """
     script, recorded = _script(index, seed, failed, store)
     observations = parse_observations(observe or []) or None
-    reach = _Reach(command, addresses, timeout)
+    reach = _Reach(command, addresses, timeout, start_timeout, cwd)
     traces, output = reach.execute(script, observations)
     if traces.status[0] == Status.FAILED and len(traces.value) == len(script.value):
         # It died, and took what it had drawn with it. Told every draw, we know how far it gets.
@@ -124,18 +132,20 @@ class _Reach:
     command: Sequence[str] | None
     addresses: Sequence[str] | None
     timeout: float
+    start_timeout: float | None
+    cwd: Path | None
 
     def execute(
         self, script: ScriptBatch, observations: Observations | None, *, batches: bool = True
     ) -> tuple[TraceBatch, str]:
         """One trace, and what the simulator printed."""
-        check_one_way(self.command, self.addresses)
-        process = SimulatorProcess(self.command) if self.command else None
+        check_one_way(self.command, self.addresses, self.cwd)
+        process = SimulatorProcess(Program.of(self.command, self.cwd)) if self.command else None
         try:
             with Simulator(
                 address=self.addresses if process is None else process.address,
                 timeout=self.timeout,
-                start_timeout=min(self.timeout, 30.0),
+                start_timeout=self.start_timeout,
                 policy=FailurePolicy(retries=0, most=1.0),
                 batches=batches,
             ) as simulator:
@@ -143,9 +153,8 @@ class _Reach:
         except SimulatorStartError as error:
             if process is None or process.exit_code() is None:
                 raise
-            raise SimulatorStartError(
-                f"the simulator ended before it answered: {process.describe_end()}"
-            ) from error
+            ended = f"the simulator ended before it answered: {process.describe_end()}"
+            raise SimulatorStartError(process.last_words(ended)) from error
         finally:
             if process is not None:
                 process.stop()
@@ -156,7 +165,7 @@ def _output(process: SimulatorProcess | None) -> str:
     if process is None:
         return ""
     ended = process.wait(0.2) is not None
-    text = process.describe_end() if ended else process.quote_output()
+    text = process.last_words(process.describe_end()) if ended else process.quote_output()
     return text.removeprefix("; its last output:").strip("\n")
 
 

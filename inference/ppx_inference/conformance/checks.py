@@ -107,7 +107,7 @@ def unstarted(error: PPXError) -> Finding:
     """The finding on a simulator that cannot be reached at all."""
     remedy = (
         "serve PPX at the endpoint in the environment variable PPX_BIND (or {address} in the command), and answer the "
-        "Handshake; --timeout gives it more time"
+        "Handshake; --start-timeout gives it more time"
     )
     return Finding("handshake", Level.FAIL, str(error), remedy)
 

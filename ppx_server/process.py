@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppx_server.errors import SimulatorStartError
+from ppx_server.notices import Notices
 
 _KEPT_OUTPUT = 16_384  # bytes of a simulator's latest output that an error message may quote
 _QUOTED_LINES = 12
@@ -114,6 +115,7 @@ class SimulatorProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="ppx-")
         self.address = f"ipc://{self._folder.name}/socket"
         self._output = bytearray()
+        self._notices = Notices()
         self._stopped = False
         self.command = [part.replace(_PLACEHOLDER, self.address) for part in command]
         self._reader = threading.Thread(target=self._read_output, name="ppx-output", daemon=True)
@@ -165,6 +167,10 @@ class SimulatorProcess:
         lines = bytes(self._output).decode(errors="replace").strip().splitlines()[-_QUOTED_LINES:]
         return "".join(["; its last output:"] + [f"\n    {line}" for line in lines]) if lines else ""
 
+    def notices(self) -> list[str]:
+        """What the client library in it has said of the model, such as draws on other threads."""
+        return list(self._notices.texts)
+
     def terminate(self) -> None:
         """Asks the process to end (SIGTERM), without waiting."""
         if self._process.poll() is None:
@@ -212,6 +218,7 @@ class SimulatorProcess:
         assert self._process.stdout is not None
         with self._process.stdout as pipe:
             while chunk := os.read(pipe.fileno(), 65_536):
+                self._notices.feed(chunk)
                 self._output += chunk
                 del self._output[:-_KEPT_OUTPUT]
 

@@ -96,6 +96,7 @@ class Worker:
         self._deadline = math.inf
         self._greeting: HandshakeResult | None = None
         self._num_starts = 0  # since it was ready
+        self._notices: list[str] = []  # of processes that are gone
         self._started_at = 0.0
 
     # Starting and stopping
@@ -173,6 +174,7 @@ class Worker:
         self.ready = False
         if self._process is not None:
             self._process.stop(grace=0.0)
+            self._notices = self.notices()
             self._process = None
         if self._channel is not None:
             self._channel.close()
@@ -291,6 +293,11 @@ class Worker:
     def output(self) -> str:
         """The last lines that a process of ours printed, for error messages."""
         return self._process.quote_output() if self._process is not None else ""
+
+    def notices(self) -> list[str]:
+        """What the client library in processes of ours has said of the model so far."""
+        current = [] if self._process is None else self._process.notices()
+        return list(dict.fromkeys([*self._notices, *current]))
 
     def locate(self, error: SimulatorError, seed: int, index: int) -> SimulatorError:
         """The same error, saying which trace was running."""

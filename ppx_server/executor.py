@@ -143,6 +143,11 @@ class Executor:
         """Whether the simulators execute whole batches, and not draw by draw."""
         return all("batch" in worker.peer_capabilities for worker in self._workers)
 
+    @property
+    def notices(self) -> list[str]:
+        """What the client library in the processes it started has said of the model so far, each notice once."""
+        return list(dict.fromkeys(notice for worker in self._workers for notice in worker.notices()))
+
     def __enter__(self) -> Self:
         return self
 

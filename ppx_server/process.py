@@ -13,6 +13,7 @@ from ppx_server.command import Command
 from ppx_server.errors import SimulatorStartError
 from ppx_server.folder import ProcessFolder
 from ppx_server.guard import guard
+from ppx_server.notices import Notices
 
 _KEPT_OUTPUT = 16_384  # bytes of a simulator's latest output that an error message may quote
 _QUOTED_LINES = 12
@@ -41,6 +42,7 @@ class SimulatorProcess:
         self._folder = ProcessFolder(command.cwd)
         self.address = self._folder.address
         self._output = bytearray()
+        self._notices = Notices()
         self._stopped = False
         self._reader = threading.Thread(target=self._read_output, name="ppx-output", daemon=True)
         try:
@@ -102,6 +104,10 @@ class SimulatorProcess:
         ]
         return "".join(["; its last output:"] + [f"\n    {line}" for line in lines]) if lines else ""
 
+    def notices(self) -> list[str]:
+        """What the client library in it has said of the model, such as draws on other threads."""
+        return list(self._notices.texts)
+
     def terminate(self) -> None:
         """Asks the process to end (SIGTERM), without waiting."""
         if os.getpid() == self._owner and self._process.poll() is None:
@@ -151,6 +157,7 @@ class SimulatorProcess:
         assert self._process.stdout is not None
         with self._process.stdout as pipe:
             while chunk := os.read(pipe.fileno(), 65_536):
+                self._notices.feed(chunk)
                 self._output += chunk
                 del self._output[:-_KEPT_OUTPUT]
 

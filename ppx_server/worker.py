@@ -106,6 +106,7 @@ class Worker:
         self._deadline = math.inf
         self._greeting: HandshakeResult | None = None
         self._num_starts = 0  # since it was ready
+        self._notices: list[str] = []  # of processes that are gone
         self._started_at = 0.0
 
     # Starting and stopping
@@ -187,6 +188,7 @@ class Worker:
             channel.close()
         if process is not None:
             process.stop(grace=0.0)
+            self._notices = list(dict.fromkeys([*self._notices, *process.notices()]))
 
     # Talking
 
@@ -308,6 +310,11 @@ class Worker:
     def output(self) -> str:
         """The last lines that a process of ours printed, for error messages."""
         return self._process.quote_output() if self._process is not None else ""
+
+    def notices(self) -> list[str]:
+        """What the client library in processes of ours has said of the model so far."""
+        current = [] if self._process is None else self._process.notices()
+        return list(dict.fromkeys([*self._notices, *current]))
 
     def last_words(self, error: SimulatorError) -> str:
         """Why a trace failed that is given up; the working directory of the process is kept, and named."""

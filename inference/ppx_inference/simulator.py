@@ -123,6 +123,11 @@ class Simulator:
         """Whether it executes whole batches, and not draw by draw."""
         return self._executor.takes_batches
 
+    @property
+    def notices(self) -> list[str]:
+        """What the client library in the processes has said of the model so far, such as draws on other threads."""
+        return self._executor.notices
+
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
     ) -> TraceBatch:

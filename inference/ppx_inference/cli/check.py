@@ -211,19 +211,30 @@ def _show(findings: Sequence[Finding], evidence: Evidence | None) -> None:
 
 
 def _condensed(findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Findings, those of the parts of a check that passed as one."""
-    fine: dict[str, list[Finding]] = {}
+    """Findings; those of the parts of a check that passed as one, and those that were skipped for one reason."""
+    together: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
-        check, slash, _ = finding.check.partition("/")
-        if slash and finding.level is Level.PASS:
-            fine.setdefault(check, []).append(finding)
-    for finding in findings:
-        check, slash, _ = finding.check.partition("/")
-        if not slash or finding.level is not Level.PASS:
-            yield finding
-        elif finding is fine[check][0]:
-            parts = ", ".join(f.check.partition("/")[2] for f in fine[check])
-            yield Finding(check, Level.PASS, f"{len(fine[check])} parts: {parts}")
+        together.setdefault(_row(finding), []).append(finding)
+    for row, members in together.items():
+        first = members[0]
+        names = [f.check for f in members]
+        if row[0] == Level.PASS and "/" in first.check:
+            parts = ", ".join(name.partition("/")[2] for name in names)
+            yield Finding(row[1], Level.PASS, f"{len(members)} parts: {parts}")
+        elif len(members) > 1:
+            yield Finding(f"{len(members)} checks", first.level, f"{first.detail} ({', '.join(names)})")
+        else:
+            yield first
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    """Findings of the same row are shown as one."""
+    check, slash, _ = finding.check.partition("/")
+    if finding.level is Level.PASS and slash:
+        return str(finding.level), check
+    if finding.level is Level.SKIP:
+        return str(finding.level), finding.detail
+    return str(finding.level), finding.check, finding.detail
 
 
 def _show_addresses(rows: Sequence[AddressRow], name: str, num_traces: int) -> None:
@@ -234,7 +245,7 @@ def _show_addresses(rows: Sequence[AddressRow], name: str, num_traces: int) -> N
     )
     for row in rows[:_MOST_ROWS]:
         shape = "x".join(map(str, row.shape))
-        visits = f"{row.visits:.3g}"
+        visits = f"{row.visits:,.0f}" if row.visits >= 100 else f"{row.visits:.3g}"
         listing.add_row(
             escape(row.address), escape(row.name), row.kind, row.family, shape, f"{row.share:.1%}", visits
         )

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from ppx_inference.conformance import (
     addresses,
+    beside,
     contents,
     densities,
     forcing,
+    generators,
+    influence,
     introduction,
     leaks,
     loops,
@@ -19,6 +22,7 @@ from ppx_inference.conformance import (
 )
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
+from ppx_inference.conformance.reasons import Fault, faults
 from ppx_server.errors import PPXError
 
 
@@ -30,8 +34,10 @@ class Check:
         name: Its name, as in `--only`.
         purpose: What it finds, in one line.
         judge: Looks at the evidence, and says what it finds.
-        needs: What it cannot do without: `command`, `batch`, `traces`, `draws`, `observations`, `repeatable` (traces
-            that are the same again in the same process) or `stable` (in another process, too).
+        needs: What it cannot do without: `command`, `batch`, `model` (one that does not raise in every trace), `second`
+            (a second process beside the first), `traces` (one that runs through at least), `draws`, `observations`,
+            `sound` (a process that no trace crashes), `repeatable` (traces that are the same again in the same
+            process) or `stable` (in another process, too).
     """
 
     name: str
@@ -41,39 +47,78 @@ class Check:
 
 
 def _wire(evidence: Evidence) -> Iterable[Finding]:
-    return wire.checks(evidence.subject)
+    unrepeated = (
+        _missing(evidence, "repeatable") if _has_traces(evidence) and evidence.is_model_hidden else ""
+    )
+    return wire.checks(evidence.subject, unrepeated=unrepeated)
 
 
 CHECKS: Sequence[Check] = (
     Check("handshake", "it starts, answers, and says who it is", introduction.handshake),
-    Check("wire", "messages and states as PPX says, also where the controller errs", _wire),
     Check("traces", "prior traces run through; why they do not", contents.traces),
+    Check("warnings", "what its client says of it", generators.warnings, ("command", "traces")),
+    Check("same seed", "no randomness that bypasses PPX", repeating.same_seed, ("traces", "sound")),
+    Check(
+        "wire",
+        "messages and states as PPX says, also where the controller errs",
+        _wire,
+        ("model", "sound", "second"),
+    ),
     Check("draws", "there are draws, and inference may choose some", contents.draws, ("traces",)),
-    Check("lengths", "no trace is very long", contents.lengths, ("traces",)),
+    Check("lengths", "no trace is long for noise that nobody asks for", contents.lengths, ("traces",)),
     Check("values", "observations, tags and results are finite numbers", contents.values, ("traces",)),
-    Check("same seed", "no randomness that bypasses PPX", repeating.same_seed, ("traces",)),
     Check("replay", "nothing is left over from other traces", repeating.replay, ("draws", "repeatable")),
-    Check("restart", "the same in another process", repeating.restart, ("command", "repeatable")),
+    Check("restart", "the same in another process", repeating.restart, ("command", "second", "repeatable")),
+    Check(
+        "side by side",
+        "processes that run at once leave each other alone",
+        beside.side_by_side,
+        ("command", "stable"),
+    ),
     Check(
         "other folder",
         "the same where it is started elsewhere",
-        repeating.other_folder,
-        ("command", "stable"),
+        beside.other_folder,
+        ("command", "second", "stable"),
     ),
-    Check("both ways", "the same by batches and draw by draw", repeating.both_ways, ("batch", "stable")),
+    Check(
+        "both ways",
+        "the same by batches and draw by draw",
+        repeating.both_ways,
+        ("batch", "second", "stable"),
+    ),
+    Check("generators", "no random numbers of the C library or Fortran", generators.linked, ("command",)),
     Check("addresses", "no counters and pointers in addresses", addresses.growth, ("draws",)),
     Check("names", "draws have names", addresses.names, ("draws",)),
     Check("observations", "it observes, under names, in one shape", observing.observations, ("traces",)),
-    Check("observed values", "values given are used", observing.observed_values, ("observations", "stable")),
-    Check("log_prob", "densities are right", densities.log_prob, ("traces", "batch")),
-    Check("support", "values that a draw cannot have are refused", forcing.support, ("draws",)),
+    Check(
+        "observed values",
+        "values given are used",
+        observing.observed_values,
+        ("observations", "second", "stable"),
+    ),
+    Check(
+        "influence",
+        "what is observed depends on the draws",
+        influence.influence,
+        ("draws", "observations", "stable"),
+    ),
+    Check("log_prob", "densities are right", densities.log_prob, ("batch", "traces", "sound", "second")),
+    Check(
+        "support", "values that a draw cannot have are refused", forcing.support, ("draws", "sound", "second")
+    ),
     Check(
         "rejection loops",
         "those that draw until one is accepted are marked",
         loops.rejection,
         ("draws", "repeatable"),
     ),
-    Check("leaks", "memory, files and threads do not grow", leaks.leaks, ("traces", "command")),
+    Check(
+        "leaks",
+        "memory, files and threads do not grow",
+        leaks.leaks,
+        ("command", "second", "traces", "sound"),
+    ),
     Check("speed", "for information", introduction.speed, ("traces",)),
 )
 
@@ -94,20 +139,26 @@ def judge(
     for check in checks:
         say(check.name)
         try:
+            if evidence.overtime:
+                detail = "no time was left for it; allow the check more --seconds"
+                yield Finding(check.name, Level.SKIP, detail)
+                continue
             missing = next((reason for need in check.needs if (reason := _missing(evidence, need))), "")
             if missing:
                 yield Finding(check.name, Level.SKIP, missing)
             else:
                 yield from check.judge(evidence)
         except PPXError as error:
-            yield Finding(check.name, Level.FAIL, str(error), "see the message; --timeout gives it more time")
+            remedy = "see the message; --timeout gives a slow trace more time"
+            yield Finding(check.name, Level.FAIL, str(error), remedy)
 
 
 def unstarted(error: PPXError) -> Finding:
     """The finding on a simulator that cannot be reached at all."""
     remedy = (
         "serve PPX at the endpoint in the environment variable PPX_BIND (or {address} in the command), and answer the "
-        "Handshake; --start-timeout gives it more time"
+        "Handshake; a program that reads files by relative paths is started with a copy of this folder by --cwd ., one "
+        "that takes long to start is waited for by --start-timeout SECONDS"
     )
     return Finding("handshake", Level.FAIL, str(error), remedy)
 
@@ -116,18 +167,27 @@ def _missing(evidence: Evidence, need: str) -> str:
     """Why a need is not met; empty if it is."""
     if need == "command":
         return "" if evidence.subject.command else "only for a simulator that is started by a command"
-    if need == "batch":
-        return "" if evidence.takes_batches else "only for simulators that execute batches"
+    if need == "batch" and not evidence.takes_batches:
+        return "only for simulators that execute batches"
+    if need == "model":
+        return "the model raises in every trace: see traces" if _always_raises(evidence) else ""
+    if need in ("sound", "repeatable", "stable") and (trouble := _trouble(evidence)):
+        return trouble
+    if need == "sound":
+        return ""
+    if need == "second":
+        lonely = evidence.subject.command and evidence.lonely
+        return "a second process does not start: see side by side" if lonely else ""
     if not _has_traces(evidence):
-        return "no trace runs through"
+        return "no trace runs through: see traces"
     if need == "draws" and not len(evidence.sound.value):
         return "there are no draws"
     if need == "observations" and not len(evidence.sound.observations.address_id):
         return "nothing is observed"
     if need in ("repeatable", "stable") and evidence.hidden is not None:
-        return "traces are not the same again: see same seed"
-    if need == "stable" and evidence.unsteady is not None:
-        return "traces are not the same in another process: see restart"
+        return evidence.trouble or "traces are not the same again: see same seed"
+    if need == "stable" and not evidence.lonely and evidence.unsteady is not None:
+        return evidence.trouble or "traces are not the same in another process: see restart"
     return ""
 
 
@@ -136,3 +196,15 @@ def _has_traces(evidence: Evidence) -> bool:
         return len(evidence.sound) > 0
     except PPXError:  # told by the check of traces
         return False
+
+
+def _always_raises(evidence: Evidence) -> bool:
+    try:
+        return not len(evidence.sound) and faults(evidence.traces) == {Fault.MODEL}
+    except PPXError:
+        return False
+
+
+def _trouble(evidence: Evidence) -> str:
+    _has_traces(evidence)  # which have been executed then
+    return evidence.trouble

@@ -40,7 +40,9 @@ def log_prob(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("log_prob", Level.FAIL, wrong, _REMEDY)
             return
     checked = 0
-    if evidence.hidden is None and evidence.unsteady is None:  # else they are other observations
+    if (
+        evidence.hidden is None and evidence.unsteady is None and not evidence.rounding
+    ):  # else they are others
         checked, wrong = _wrong_observation(evidence)
         if wrong:
             yield Finding("log_prob", Level.FAIL, wrong, _REMEDY)

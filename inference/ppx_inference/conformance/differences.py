@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ppx_inference.conformance.reasons import Fault, fault
 from ppx_server.address import Address, AddressTable
 from ppx_server.trace import Status, TensorTable, TraceBatch, gather, segment_sum
 
@@ -28,6 +29,7 @@ class Difference:
         text: Where, and what it was in both runs.
         before: Address text in the first run where addresses differ, else empty.
         after: The same in the second run.
+        fault: Who is to blame where only one of the two runs failed.
     """
 
     index: int
@@ -35,6 +37,7 @@ class Difference:
     text: str
     before: str = ""
     after: str = ""
+    fault: Fault | None = None
 
 
 def first_difference(
@@ -94,7 +97,10 @@ def _in_trace(first: _One, again: _One, tolerance: float) -> Difference | None:
             "ran through" if not one.failed else f"failed: {briefly(one.reason)}" for one in (first, again)
         ]
         return Difference(
-            first.index, "failure", f"trace {first.index} {how[0]}; the second time it {how[1]}"
+            first.index,
+            "failure",
+            f"trace {first.index} {how[0]}; the second time it {how[1]}",
+            fault=fault(again.reason if again.failed else first.reason),
         )
     return (
         _in_draws(first, again, tolerance)

@@ -12,12 +12,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ppx_inference.conformance.differences import Difference, first_difference
+from ppx_inference.conformance.differences import OTHER_QUANTILES, Difference, first_difference
 from ppx_inference.conformance.findings import Running, Subject
+from ppx_inference.conformance.reasons import Fault, faults
 from ppx_inference.conformance.wire_link import Stage
 from ppx_inference.conformance.wire_play import Played, play
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import PPXError
+from ppx_server.errors import PPXError, SimulatorStartError
 from ppx_server.numbering import DefectiveClientError
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
@@ -29,7 +30,13 @@ _LISTEN_SHARE = 0.02
 _FIRST_TRACES = 2
 _ANSWER_SECONDS = 5.0
 """Within which a process answers a Handshake that has answered one before."""
+_NOTICE_SECONDS = 0.5
+"""Until what a process has printed has been read."""
+_SLOW, _OVERTIME = 0.01, 1.2
+"""Shares of the time for all: a trace that takes so much of it is slow, and then no check begins that much later."""
 _MOST_AGAIN, _MOST_HEARD = 400, 20
+_TWICE = 10
+"""Traces that tell whether it is the model that does not repeat them, or the client's batches."""
 _SPOKEN = ("error", "observed_value", "truncated_normal", "rejection")
 """What a controller announces that wants to hear all that PPX can say draw by draw."""
 
@@ -48,6 +55,7 @@ class Evidence:
         defect: What densities it reported in batches that are wrong, in words; else empty. Once that is known, it is
             steered draw by draw, where the controller computes them.
         prior_seconds: How long `traces` took.
+        trouble: That its process crashes or hangs in sound company, and which check told it; empty while it does not.
 
     Raises:
         SimulatorStartError: It does not start or answer.
@@ -57,12 +65,14 @@ class Evidence:
         self.subject = subject
         self.defect = ""
         self.prior_seconds = 0.0
+        self.trouble = ""
         self._stack = ExitStack()
         self._second: Running | None = None
+        self._second_stack = self._stack.enter_context(ExitStack())
         self._stepwise: tuple[Running, Simulator] | None = None
-        started = time.perf_counter()
+        self._started = time.perf_counter()
         self.simulator = subject.open()
-        self.start_seconds = time.perf_counter() - started
+        self.start_seconds = time.perf_counter() - self._started
         self.takes_batches = self.simulator.takes_batches
 
     @property
@@ -100,12 +110,28 @@ class Evidence:
     def _first_traces(self) -> TraceBatch:
         index = np.arange(self.subject.num_traces)
         traces, self.prior_seconds = self._prior(self.simulator, index, _PRIOR_SHARE, first=_FIRST_TRACES)
+        self._look_for_trouble(traces, "traces")
         return traces
+
+    def _look_for_trouble(self, traces: TraceBatch, check: str) -> None:
+        """What is judged after a crash says nothing: it may have left memory that is not what it should be."""
+        lost = faults(traces) & {Fault.CRASH, Fault.HANG}
+        if lost and not self.trouble:
+            self.trouble = (
+                f"its process {'crashes' if Fault.CRASH in lost else 'hangs'} in some traces: see {check}"
+            )
 
     @property
     def seconds_per_trace(self) -> float:
         """What a prior trace costs."""
         return self.prior_seconds / len(self.traces)
+
+    @property
+    def overtime(self) -> bool:
+        """Whether the time for all is over because the simulator is slow; others are judged to the end."""
+        elapsed = time.perf_counter() - self._started - self.start_seconds
+        is_slow = self.seen is not None and self.seconds_per_trace > _SLOW * self.subject.seconds
+        return is_slow and elapsed > _OVERTIME * self.subject.seconds
 
     @cached_property
     def sound(self) -> TraceBatch:
@@ -122,15 +148,32 @@ class Evidence:
 
     @property
     def second(self) -> Running:
-        """A second process, started when it is first needed, and again where it has ended; or the only one there is."""
+        """A second process, started when it is first needed, and again where it has ended; or the only one there is.
+
+        Raises:
+            SimulatorStartError: It does not start or answer.
+        """
         process = None if self._second is None else self._second.process
         if self._second is None or (process is not None and process.exit_code() is not None):
-            self._second = self._stack.enter_context(self.subject.running())
-            self.subject.connect(self._second.address).close()  # once it has answered, it answers at once
+            self._second_stack.close()
+            self._second = None
+            running = self._second_stack.enter_context(self.subject.running())
+            self.subject.connect(running.address).close()  # once it has answered, it answers at once
+            self._second = running
         return self._second
 
+    @cached_property
+    def lonely(self) -> str:
+        """Why no second process starts beside the first; empty if one does."""
+        try:
+            self.second  # noqa: B018 (it is started)
+        except SimulatorStartError as error:
+            self._second_stack.close()
+            return str(error)
+        return ""
+
     def connect(self, *, batches: bool = True) -> Simulator:
-        """A connection to the second process.
+        """A connection to the second process; to a fresh one, if it hangs in what it was doing before.
 
         Args:
             batches: False to go draw by draw.
@@ -138,10 +181,15 @@ class Evidence:
         Raises:
             SimulatorStartError: It does not answer.
         """
-        address = self.second.address
-        return self.subject.connect(
-            address, batches=batches and not self.defect, start_timeout=_ANSWER_SECONDS
-        )
+        batches = batches and not self.defect
+        running = self.second
+        try:
+            return self.subject.connect(running.address, batches=batches, start_timeout=_ANSWER_SECONDS)
+        except SimulatorStartError:
+            if running.process is None:
+                raise
+            running.process.stop(grace=0.0)
+        return self.subject.connect(self.second.address, batches=batches)
 
     @property
     def stepwise_simulator(self) -> Simulator:
@@ -165,7 +213,20 @@ class Evidence:
     def hidden(self) -> Difference | None:
         """Where the same traces part in the same process, if they do."""
         again = self.simulator.execute(ScriptBatch.empty(self.subject.seed, self.some.index), None)
+        self._look_for_trouble(again, "same seed")
         return first_difference(self.some, again)
+
+    @cached_property
+    def is_model_hidden(self) -> bool:
+        """Whether it is the model that does not repeat its traces, and not the client's batches."""
+        if self.hidden is None:
+            return False
+        simulator = self.stepwise_simulator
+        if simulator is self.simulator:
+            return True
+        script = ScriptBatch.empty(self.subject.seed, self.some.index[:_TWICE])
+        once, twice = (simulator.execute(script, None) for _ in range(2))
+        return first_difference(once, twice) is not None
 
     @cached_property
     def unsteady(self) -> Difference | None:
@@ -174,7 +235,32 @@ class Evidence:
             return None
         with self.connect() as simulator:
             again = simulator.execute(ScriptBatch.empty(self.subject.seed, self.some.index), None)
+        self._look_for_trouble(again, "restart")
         return first_difference(self.some, again)
+
+    @cached_property
+    def rounding(self) -> bool:
+        """Whether batches and draw by draw part only because the model makes much of how draws are rounded.
+
+        The values of the draws agree until the traces part, as well as two implementations of a quantile do, and
+        batches that are given the very values of the other way are that way's traces.
+        """
+        stepwise = self.stepwise
+        if stepwise is self.some:
+            return False
+        batch = self.some.select(np.arange(len(stepwise)))
+        parted = first_difference(batch, stepwise, tolerance=OTHER_QUANTILES)
+        if parted is None or parted.kind in ("value", "failure"):
+            return False
+        forced = self.simulator.execute(ScriptBatch.replay(stepwise), None)
+        return first_difference(stepwise, forced, tolerance=OTHER_QUANTILES) is None
+
+    def notices(self) -> list[str]:
+        """What the client library has said of the model; waits a moment for what is being printed."""
+        deadline = time.perf_counter() + _NOTICE_SECONDS
+        while not (found := self.simulator.notices) and time.perf_counter() < deadline:
+            time.sleep(_NOTICE_SECONDS / 20)
+        return found
 
     @cached_property
     def heard(self) -> dict[int, Played]:

@@ -97,15 +97,24 @@ class Subject:
                 "give either the command that starts the simulator, or the address of a running one"
             )
 
-    def open(self, *, batches: bool = True, command: Sequence[str] | None = None) -> Simulator:
+    def open(
+        self,
+        *,
+        batches: bool = True,
+        command: Sequence[str] | None = None,
+        num_workers: int = 1,
+        timeout: float | None = None,
+    ) -> Simulator:
         """A fresh process, or a new connection to the simulator that is running.
 
         Args:
             batches: False to go draw by draw, as in PPX 1.0, whatever the simulator announces.
             command: Start this instead, such as the same program from another folder.
+            num_workers: How many processes to start.
+            timeout: Seconds it may take for a trace; by default those of the subject.
 
         Returns:
-            One simulator, which fails no run however many of its traces fail: findings count them.
+            A simulator, which fails no run however many of its traces fail: findings count them.
 
         Raises:
             SimulatorStartError: It does not start or answer.
@@ -114,8 +123,8 @@ class Subject:
             return self.connect(self.address, batches=batches)
         return Simulator(
             command or self.command,
-            num_workers=1,
-            timeout=self.timeout,
+            num_workers=num_workers,
+            timeout=timeout or self.timeout,
             start_timeout=self.start_timeout,
             cwd=self.cwd,
             policy=_TOLERANT,

@@ -1,18 +1,19 @@
-"""Values that a draw cannot have, forced: refused, or of density zero, and the process goes on."""
+"""Values that a draw cannot have, forced: refused, or of density zero."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import numpy as np
 
-from ppx_inference.conformance.differences import Difference, briefly, describe, first_difference
+from ppx_inference.conformance.differences import briefly, describe, first_difference
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
-from ppx_inference.simulator import Simulator
+from ppx_inference.conformance.reasons import Fault, fault
+from ppx_inference.conformance.repeating import number_of
 from ppx_server.address import Address
 from ppx_server.distributions import FAMILIES, Kind
 from ppx_server.errors import PPXError
@@ -21,7 +22,10 @@ from ppx_server.trace import Status, TraceBatch
 
 _MOST_ADDRESSES = 6
 _END_SECONDS = 0.5  # from when a process closes its files until it has ended
-_LOST = ("crashed", "closed the connection", "sent nothing", "broke off")
+_PATIENCE_SHARE, _PATIENCE_TRACES = 0.05, 30.0
+"""Of the time for all, and of the time of a trace, to wait for a model that was given what it cannot have drawn."""
+_MOST_LOST = 3
+"""Processes that may be lost that way before no more is tried."""
 
 
 @dataclass(frozen=True)
@@ -44,65 +48,142 @@ class _Attempt:
         return f"{self.value:g} for {describe(self.entry)}"
 
 
-_REMEDY = (
+_REFUSING = (
     "a value that is not finite, not whole where the family is discrete, or no index of the categories must fail the "
     "trace (Error, or Reset for controllers of PPX 1.0; in a batch a failure of kind Choice), and not end the process"
+)
+_WEIGHING = (
+    "take the value that is forced, and report its density: -inf outside of the support (docs/protocol.md)"
 )
 
 
 def support(evidence: Evidence) -> Iterator[Finding]:
-    """Forces values in the second process, with a sound trace before and after."""
-    first = evidence.some.select([0])
+    """Values that no client may take, with a sound trace before and after; then those of density zero.
+
+    Values outside of the support are the model's to deal with, and a sound one may do anything with them: a loop of
+    negative steps never ends. So they go to a process of their own, for a short time, and only what comes back counts.
+    """
     attempts = list(_attempts(evidence.sound))
+    refused = [attempt for attempt in attempts if not attempt.is_legal]
+    legal = [attempt for attempt in attempts if attempt.is_legal]
+    wrong = _refusals(evidence, refused)
+    if wrong is not None:
+        yield wrong
+        return
+    weighed, lost = 0, _Lost()
+    if evidence.takes_batches and not evidence.defect and evidence.subject.command:  # else densities are ours
+        weighed, unused = _weighed(evidence, legal, lost)
+        if unused:
+            yield Finding("support", Level.FAIL, unused, _WEIGHING)
+            return
+    yield _passed(refused, legal, weighed, lost)
+
+
+def _refusals(evidence: Evidence, attempts: Sequence[_Attempt]) -> Finding | None:
+    """What is wrong with how values are met that must be refused; None if nothing is."""
+    first = evidence.some.select([0])
     taken: list[str] = []
-    running = evidence.second
     with evidence.connect() as simulator:
+        running = evidence.second
         before = simulator.execute(ScriptBatch.replay(first), None)
         for attempt in attempts:
             try:
-                wrong, is_taken = _try(simulator, attempt)
+                trace = simulator.execute(attempt.script, None)
+                reason = next(iter(trace.failures.values()), "")
+                wrong = briefly(reason) if reason and fault(reason) is not Fault.MODEL else ""
             except PPXError as error:
-                wrong, is_taken = briefly(str(error)), False
+                wrong = briefly(str(error))
             process = running.process
             if process is not None and process.wait(_END_SECONDS if wrong else 0.0) is not None:
                 wrong = briefly(process.describe_end())
+            if wrong and evidence.hidden is not None:
+                detail = (
+                    f"it was lost when given {attempt}, but its traces are not the same again: see same seed"
+                )
+                return Finding("support", Level.SKIP, detail)
             if wrong:
-                yield Finding("support", Level.FAIL, f"when it was given {attempt}: {wrong}", _REMEDY)
-                return
-            taken += [str(attempt)] if is_taken else []
+                return Finding("support", Level.FAIL, f"when it was given {attempt}: {wrong}", _REFUSING)
+            if trace.status[0] == Status.OK and _made(trace, attempt):
+                taken.append(str(attempt))
         after = simulator.execute(ScriptBatch.replay(first), None)
     parted = first_difference(before, after) if evidence.hidden is None else None
-    yield _verdict(attempts, taken, parted, Level.FAIL if evidence.takes_batches else Level.WARN)
-
-
-def _verdict(attempts: list[_Attempt], taken: list[str], parted: Difference | None, level: Level) -> Finding:
     if parted is not None:
         detail = f"after values were refused, a sound trace is not what it was before: {parted.text}"
         remedy = "a trace that is given up must leave nothing behind: release and reset what it had begun"
         return Finding("support", Level.FAIL, detail, remedy)
     if taken:  # clients of PPX 1.0 seldom look
         detail = f"values that the draw cannot have were taken as they are: {', '.join(taken)}"
-        return Finding("support", level, detail, _REMEDY)
-    families = ", ".join(dict.fromkeys(a.entry.family for a in attempts))
-    values = f"{len(attempts)} values outside the support ({families})"
-    detail = f"{values} were refused or of density 0, and the process went on"
-    return Finding("support", Level.PASS, detail, facts={"values": len(attempts)})
+        return Finding("support", Level.FAIL if evidence.takes_batches else Level.WARN, detail, _REFUSING)
+    return None
 
 
-def _try(simulator: Simulator, attempt: _Attempt) -> tuple[str, bool]:
-    """What is wrong with how a value is met, in words, and whether one that is none was taken."""
-    trace = simulator.execute(attempt.script, None)
-    reason = briefly(next(iter(trace.failures.values()), ""))
-    if any(word in reason for word in _LOST):
-        return reason, False
-    made = any(trace.addresses[i] == attempt.entry for i in np.unique(trace.address_id).tolist())
-    if trace.status[0] != Status.OK or not made:  # another process may have other addresses: told by restart
-        return "", False
-    if not attempt.is_legal:
-        return "", True
-    if (np.isneginf(trace.log_prob) & (trace.value == attempt.value)).any():
-        return "", False
-    return "it is outside the support, but no draw has a density of 0: the value was not used", False
+@dataclass
+class _Lost:
+    """Values outside of the support with which the model did not come to an end.
+
+    Attributes:
+        hung: Those after which nothing came.
+        ended: Those of which the process ended.
+    """
+
+    hung: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.hung) + len(self.ended)
+
+
+def _weighed(evidence: Evidence, attempts: Sequence[_Attempt], lost: _Lost) -> tuple[int, str]:
+    """How many values outside of the support had density zero, and the first that had not, in words."""
+    subject = evidence.subject
+    patience = max(_PATIENCE_SHARE * subject.seconds, _PATIENCE_TRACES * evidence.seconds_per_trace)
+    weighed = 0
+    with subject.open(timeout=min(patience, subject.timeout)) as simulator:
+        for attempt in attempts:
+            trace = simulator.execute(attempt.script, None)
+            how = fault(next(iter(trace.failures.values()), ""))
+            if trace.status[0] != Status.OK:
+                if how is Fault.HANG:
+                    lost.hung.append(str(attempt))
+                elif how is Fault.CRASH:
+                    lost.ended.append(str(attempt))
+                if len(lost) == _MOST_LOST:
+                    break
+                continue
+            if not _made(trace, attempt):  # another process may have other addresses: told by restart
+                continue
+            if not (np.isneginf(trace.log_prob) & (trace.value == attempt.value)).any():
+                return (
+                    weighed,
+                    f"{attempt} is outside of the support, but no draw has a density of 0 and that value",
+                )
+            weighed += 1
+    return weighed, ""
+
+
+def _passed(refused: Sequence[_Attempt], legal: Sequence[_Attempt], weighed: int, lost: _Lost) -> Finding:
+    told = [f"{number_of(len(refused), 'value')} that no draw can have refused"]
+    if weighed:
+        told.append(f"{number_of(weighed, 'value')} outside of the support had density 0")
+    if lost.hung:
+        told.append(
+            f"with {', '.join(lost.hung)} the model did not end in time, which says nothing against it"
+        )
+    facts = {"refused": len(refused), "weighed": weighed, "hung": len(lost.hung), "ended": len(lost.ended)}
+    if lost.ended:
+        detail = f"{'; '.join(told)}; with {', '.join(lost.ended)} the process ended"
+        remedy = (
+            "no engine of ppx gives a model such values, but other controllers may: if it is to be steered by those, "
+            "let it look at its values before it uses them as an index, and report an error"
+        )
+        return Finding("support", Level.WARN, detail, remedy, facts)
+    families = ", ".join(dict.fromkeys(a.entry.family for a in (*refused, *legal)))
+    return Finding("support", Level.PASS, f"{'; '.join(told)} ({families})", facts=facts)
+
+
+def _made(trace: TraceBatch, attempt: _Attempt) -> bool:
+    """Whether the trace makes the draw."""
+    return any(trace.addresses[i] == attempt.entry for i in np.unique(trace.address_id).tolist())
 
 
 def _attempts(traces: TraceBatch) -> Iterator[_Attempt]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
+from ppx_inference.conformance.contents import mean_number
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
 
@@ -16,8 +19,8 @@ def handshake(evidence: Evidence) -> Iterator[Finding]:
     """What it said when it was greeted."""
     simulator, milliseconds = evidence.simulator, 1000 * evidence.start_seconds
     way = "executes batches" if evidence.takes_batches else "speaks PPX 1.0, draw by draw"
-    verb = "started and answered" if evidence.subject.command else "answered"
-    detail = f"{simulator.model_name!r} {verb} after {milliseconds:,.0f} ms; it {way}"
+    after = " after its start" if evidence.subject.command else ""
+    detail = f"{simulator.model_name!r} answered {milliseconds:,.0f} ms{after}; it {way}"
     facts = {
         "milliseconds": milliseconds,
         "batches": evidence.takes_batches,
@@ -42,9 +45,15 @@ def speed(evidence: Evidence) -> Iterator[Finding]:
     rate = len(traces) / max(seconds, 1e-9)
     per_trace = len(traces.value) / len(traces)
     facts = {"traces_per_second": rate, "draws_per_trace": per_trace}
-    detail = f"{rate:,.3g} traces/s of {per_trace:.3g} draws"
+    detail = f"{_rate(rate)} traces/s of {mean_number(per_trace, 'draw')}"
     if per_trace:
         facts["microseconds_per_draw"] = 1e6 / rate / per_trace
-        detail += f", {facts['microseconds_per_draw']:,.3g} us per draw"
+        detail += f", {_rate(facts['microseconds_per_draw'])} us per draw"
     way = "by batches" if evidence.takes_batches and not evidence.defect else "draw by draw"
     yield Finding("speed", Level.PASS, f"{detail} ({way}, one process)", facts=facts)
+
+
+def _rate(value: float) -> str:
+    """Three digits, without an exponent: `203,000`, `0.0123`."""
+    digits = max(2 - int(np.floor(np.log10(value))), -12) if value > 0 else 0
+    return f"{round(value, digits):,.{max(digits, 0)}f}"

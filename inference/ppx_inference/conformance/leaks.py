@@ -19,7 +19,7 @@ from ppx_inference.simulator import Simulator
 from ppx_server.errors import SimulatorError
 from ppx_server.script import ScriptBatch
 
-_SHARE = 0.3
+_SHARE = 0.25
 """Of the time for all."""
 _PARTS = 40
 _END_SECONDS = 0.5  # from when a process closes its files until it has ended
@@ -46,6 +46,11 @@ def leaks(evidence: Evidence) -> Iterator[Finding]:
     """Many prior runs in one process, and how its use of resources grows."""
     if not sys.platform.startswith("linux"):
         yield Finding("leaks", Level.SKIP, "processes are looked at through /proc, which Linux has")
+        return
+    affordable = _SHARE * evidence.subject.seconds / max(evidence.seconds_per_trace, 1e-9)
+    possible = int(min(affordable, evidence.subject.runs))
+    if possible < _FEWEST_RUNS:
+        yield Finding("leaks", Level.SKIP, f"{possible:,} runs, all there is time for, are too few")
         return
     running = evidence.second
     assert running.process is not None

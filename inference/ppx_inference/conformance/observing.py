@@ -52,7 +52,7 @@ def observed_values(evidence: Evidence) -> Iterator[Finding]:
     """Values given: those that were drawn, then those of another trace."""
     batch = evidence.stepwise
     traces = batch.select(batch.status == Status.OK)
-    rows = _alike(traces)
+    rows = alike(traces, _CONDITIONED)
     if not rows:
         yield Finding("observed values", Level.SKIP, "no trace drew a value of an observation")
         return
@@ -62,11 +62,11 @@ def observed_values(evidence: Evidence) -> Iterator[Finding]:
     for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
         script = ScriptBatch.replay(traces.select([row]))
         own, others = drawn_values(traces, row), drawn_values(traces, other)
-        given = _conditioned(evidence.simulator, script, own)
+        given = conditioned(evidence.simulator, script, own)
         wrong = _own_values(traces, row, given)
         if not wrong and twice:
-            expected = _conditioned(evidence.stepwise_simulator, script, others)
-            wrong = _other_values(_conditioned(evidence.simulator, script, others), expected, given)
+            expected = conditioned(evidence.stepwise_simulator, script, others)
+            wrong = _other_values(conditioned(evidence.simulator, script, others), expected, given)
         if wrong:
             yield Finding("observed values", Level.FAIL, *wrong)
             return
@@ -95,14 +95,14 @@ def _unnamed(evidence: Evidence, traces: TraceBatch) -> list[str]:
     ]
 
 
-def _alike(traces: TraceBatch) -> list[int]:
-    """Traces that drew values for the same observations, in the same shapes."""
+def alike(traces: TraceBatch, most: int) -> list[int]:
+    """The first traces that drew values for the same observations, in the same shapes: rows, `most` at most."""
     groups: dict[tuple[tuple[ObservationKey, tuple[int, ...]], ...], list[int]] = defaultdict(list)
-    for row in range(min(len(traces), 8 * _CONDITIONED)):
+    for row in range(min(len(traces), 8 * most)):
         values = drawn_values(traces, row)
         if values:
             groups[tuple((key, value.shape) for key, value in values.items())].append(row)
-    return max(groups.values(), key=len, default=[])[:_CONDITIONED]
+    return max(groups.values(), key=len, default=[])[:most]
 
 
 def _own_values(traces: TraceBatch, row: int, given: TraceBatch | None) -> tuple[str, str] | None:
@@ -154,7 +154,7 @@ def _other_values(
     return detail, remedy
 
 
-def _conditioned(simulator: Simulator, script: ScriptBatch, given: Given) -> TraceBatch | None:
+def conditioned(simulator: Simulator, script: ScriptBatch, given: Given) -> TraceBatch | None:
     """The trace of a script, given observed values; None if it observes something else with them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # visits that it does not make with these values

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 
 from ppx_inference.conformance.addresses import varying_part
-from ppx_inference.conformance.differences import (
-    OTHER_QUANTILES,
-    Difference,
-    briefly,
-    first_difference,
-)
+from ppx_inference.conformance.differences import OTHER_QUANTILES, Difference, first_difference
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
-from ppx_server.errors import SimulatorStartError
+from ppx_inference.conformance.reasons import Fault
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import TraceBatch
 
@@ -31,17 +22,23 @@ _BYPASS = (
     "something random or left over does not come from PPX: let every random number come from PPX draws (no rand(), "
     "random, time, thread order or uninitialised memory), and set global state anew at the start of each run"
 )
+_LOST = {
+    Fault.CRASH: "the process must survive whatever a trace does: look for memory that is used beyond its bounds or "
+    "after it was freed (gcc and g++ -g -fsanitize=address,undefined, gfortran -fcheck=all)",
+    Fault.HANG: "a trace that ended before must end again: look for loops and locks that depend on earlier runs",
+}
+"""What to do where the second run of a trace lost the simulator."""
 
 
 def same_seed(evidence: Evidence) -> Iterator[Finding]:
     """The first traces again, in the same process."""
     passed = "{} run again with the same seed: the same draws, observations, tags and results"
-    yield _compared("same seed", evidence.some, evidence.hidden, passed, _BYPASS)
+    yield compared(evidence, "same seed", evidence.some, evidence.hidden, passed=passed, remedy=_BYPASS)
 
 
 def replay(evidence: Evidence) -> Iterator[Finding]:
     """Recorded values forced, last trace first, after traces that are none of them."""
-    traces = evidence.some
+    traces = evidence.some.select(np.arange((len(evidence.some) + 1) // 2))  # the others take as long
     strangers = np.arange(_FAR, _FAR + min(len(traces), _COMPANY))
     evidence.simulator.execute(ScriptBatch.empty(evidence.subject.seed ^ 1, strangers), None)
     backwards = traces.select(np.arange(len(traces))[::-1])
@@ -52,7 +49,7 @@ def replay(evidence: Evidence) -> Iterator[Finding]:
         "a run must depend on its draws only: set global state anew at the start of each run, draw nothing outside "
         "PPX, and use the value that the draw returns"
     )
-    yield _compared("replay", traces, found, passed, remedy)
+    yield compared(evidence, "replay", traces, found, passed=passed, remedy=remedy)
 
 
 def both_ways(evidence: Evidence) -> Iterator[Finding]:
@@ -63,11 +60,15 @@ def both_ways(evidence: Evidence) -> Iterator[Finding]:
     stepwise = evidence.stepwise
     batch = evidence.some.select(np.arange(len(stepwise)))
     found = first_difference(batch, stepwise, tolerance=OTHER_QUANTILES)
+    if found is not None and evidence.rounding:
+        yield _amplifies(found)
+        return
     remedy = (
         "in batches the client draws by itself: numbers by Philox from seed, index and number of the draw, values by "
         "the quantile of the family (docs/protocol.md, sections Random numbers and Standard coordinates)"
     )
-    yield _compared("both ways", stepwise, found, "{} the same by batches and draw by draw", remedy)
+    passed = "{} the same by batches and draw by draw"
+    yield compared(evidence, "both ways", stepwise, found, passed=passed, remedy=remedy)
 
 
 def restart(evidence: Evidence) -> Iterator[Finding]:
@@ -76,57 +77,66 @@ def restart(evidence: Evidence) -> Iterator[Finding]:
         "nothing may depend on the process: no pointers, process ids, times or hashes in addresses and values"
     )
     passed = "a second process has the same addresses, and the same {}"
-    yield _compared("restart", evidence.some, evidence.unsteady, passed, remedy)
+    yield compared(evidence, "restart", evidence.some, evidence.unsteady, passed=passed, remedy=remedy)
 
 
-def other_folder(evidence: Evidence) -> Iterator[Finding]:
-    """A process started in another working directory."""
-    traces = evidence.some.select(np.arange(min(len(evidence.some), 20)))
-    with tempfile.TemporaryDirectory(prefix="ppx-elsewhere-") as folder:
-        try:
-            simulator = evidence.subject.open(
-                batches=not evidence.defect, command=started_in(folder, evidence.subject.command)
-            )
-        except SimulatorStartError as error:
-            yield Finding(
-                "other folder", Level.SKIP, f"it does not start in another folder: {briefly(str(error))}"
-            )
-            return
-        with simulator:
-            again = simulator.execute(ScriptBatch.empty(evidence.subject.seed, traces.index), None)
-    found = first_difference(traces, again)
-    if found is None or found.kind != "address":
-        yield Finding("other folder", Level.PASS, "started in another folder it has the same addresses")
-        return
-    remedy = "let addresses hold no absolute or relative path of where the program was started"
-    yield _parted("other folder", found, remedy)
+def compared(
+    evidence: Evidence,
+    check: str,
+    traces: TraceBatch,
+    found: Difference | None,
+    *,
+    passed: str,
+    remedy: str,
+) -> Finding:
+    """The outcome of running traces again.
+
+    Args:
+        evidence: Where they come from.
+        check: Which check ran them.
+        traces: The traces.
+        found: Where the two runs part, if they do.
+        passed: What was found if they do not; {} stands for how many traces.
+        remedy: What to do if nothing more is known of the cause.
+    """
+    if found is None:
+        detail = passed.format(number_of(len(traces), "trace"))
+        return Finding(check, Level.PASS, detail, facts={"traces": len(traces)})
+    detail, facts = found.text, {"index": found.index, "kind": found.kind}
+    part = varying_part([found.before, found.after]) if found.before and found.after else None
+    if part is not None:
+        detail += f"; what changes is {part}"
+    if found.fault in _LOST:
+        remedy = _LOST[found.fault]
+    elif found.fault is Fault.MODEL:
+        remedy = "the model raises the second time only: " + remedy
+    elif part is not None and part.is_pointer:
+        remedy = (
+            "a pointer is in the address: give the draw a name, or make the address of function name and "
+            "offset within the file instead of a place in memory, which changes with every start"
+        )
+    elif notices := evidence.notices():
+        detail += f"; the client says: {'; '.join(notices)}"
+        remedy = (
+            "begin with what the client says, the likely cause; it is told in the simulator's output, too"
+        )
+    return Finding(check, Level.FAIL, detail, remedy, facts)
 
 
-def started_in(folder: str, command: Sequence[str]) -> list[str]:
-    """A command that does the same in another folder: names of existing files in it are made absolute."""
-    program = shutil.which(command[0]) or command[0]
-    words = [program, *command[1:]]
-    absolute = [os.path.abspath(w) if w and not w.startswith("-") and Path(w).exists() else w for w in words]
-    return ["/bin/sh", "-c", 'cd "$0" && exec "$@"', folder, *absolute]
+def number_of(count: int, what: str) -> str:
+    """A number and what is counted: `1 trace`, `1,600 traces`."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
-def _compared(check: str, traces: TraceBatch, found: Difference | None, passed: str, remedy: str) -> Finding:
-    """The outcome of running traces again; `passed` says what was found if there is no difference, {} of how many."""
-    if found is not None:
-        return _parted(check, found, remedy)
-    detail = passed.format(f"{len(traces):,} traces")
-    return Finding(check, Level.PASS, detail, facts={"traces": len(traces)})
-
-
-def _parted(check: str, found: Difference, remedy: str) -> Finding:
-    detail = found.text
-    if found.kind == "address" and found.before and found.after:
-        part = varying_part([found.before, found.after])
-        if part is not None:
-            detail += f"; what changes is {part}"
-            if part.is_pointer:
-                remedy = (
-                    "a pointer is in the address: give the draw a name, or make the address of function name and "
-                    "offset within the file instead of a place in memory, which changes with every start"
-                )
-    return Finding(check, Level.FAIL, detail, remedy, {"index": found.index, "kind": found.kind})
+def _amplifies(found: Difference) -> Finding:
+    detail = (
+        f"the model amplifies rounding: {found.text}, although the draws before are the same to {OTHER_QUANTILES:g}; "
+        "given the very same values, batches and draw by draw agree"
+    )
+    remedy = (
+        "your model amplifies rounding: branch on whole-number draws (Categorical, Poisson, Binomial), or use few "
+        "digits of a number, as in int(2**31 * u), not the last ones, which differ between machines and languages"
+    )
+    return Finding(
+        "both ways", Level.WARN, detail, remedy, {"index": found.index, "kind": found.kind, "rounding": True}
+    )

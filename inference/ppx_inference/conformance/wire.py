@@ -15,7 +15,7 @@ from ppx_inference.conformance import wire_batches, wire_hostile, wire_refusing,
 from ppx_inference.conformance.findings import Finding, Level, Subject
 from ppx_inference.conformance.wire_link import DefectError, Stage, UnjudgedError
 
-_SHARE = 0.5
+_SHARE = 0.45
 """Of the time for all checks; parts that would begin later are skipped."""
 
 
@@ -29,6 +29,7 @@ class Part(NamedTuple):
         needs: Capability without which it is left out.
         extra: Whether PPX 1.0 did not ask for it.
         after: Parts that must not have failed, or this one says nothing new.
+        repeats: Whether it expects a trace to be the same again.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Part(NamedTuple):
     needs: str = ""
     extra: bool = False
     after: tuple[str, ...] = ("run",)
+    repeats: bool = False
 
 
 _TRACES_REPEAT = ("columns", "independence")
@@ -137,6 +139,7 @@ PARTS = (
         "let a trace depend on its seed, index and script alone: keep nothing from one trace to the next",
         "batch",
         after=("columns",),
+        repeats=True,
     ),
     Part(
         "order",
@@ -198,12 +201,13 @@ PARTS = (
 """In this order; the last one ends the process."""
 
 
-def checks(subject: Subject, parts: Sequence[Part] = PARTS) -> Iterator[Finding]:
+def checks(subject: Subject, parts: Sequence[Part] = PARTS, *, unrepeated: str = "") -> Iterator[Finding]:
     """Judges a fresh process, or the simulator that is running.
 
     Args:
         subject: The simulator.
         parts: What to try, behind the handshake.
+        unrepeated: Why its traces are not the same again, if that is known: then parts that expect it say nothing.
 
     Raises:
         SimulatorStartError: The program does not exist or cannot be executed.
@@ -219,16 +223,21 @@ def checks(subject: Subject, parts: Sequence[Part] = PARTS) -> Iterator[Finding]
         for part in parts:
             if part.needs and part.needs not in stage.capabilities:
                 continue
-            if reason := _pointless(part, stage, failed, began):
+            if reason := _pointless(part, stage, failed, began, unrepeated):
                 yield Finding(_name(part), Level.SKIP, reason)
                 continue
-            yield (finding := _judge(part, stage))
+            finding = _judge(part, stage)
+            if finding.level is Level.FAIL and unrepeated and stage.ended():
+                finding = Finding(finding.check, Level.SKIP, f"its process ended, and {unrepeated}")
+            yield finding
             if finding.level is Level.FAIL:
                 failed.add(part.name)
 
 
-def _pointless(part: Part, stage: Stage, failed: set[str], began: float) -> str:
+def _pointless(part: Part, stage: Stage, failed: set[str], began: float, unrepeated: str) -> str:
     """Why a part is left out; empty if it is not."""
+    if unrepeated and (part.repeats or any(p.repeats for p in PARTS if p.name in part.after)):
+        return unrepeated
     if before := failed.intersection(part.after):
         return f"says nothing new where wire/{min(before)} fails"
     if time.monotonic() - began > _SHARE * stage.subject.seconds:

@@ -140,14 +140,15 @@ def _observations(reader: Reader, tables: list[int] | None) -> Given | None:
         value, _ = reader.tensor(table, 2)
         missing = reader.column(table, 3, "|u1").astype(np.bool_)
         key = reader.string(reader.child(table, 0)), reader.number(table, 1, "<i4")
-        if len(missing) not in (0, 1 if value is None else np.size(value)):
+        size = value.size if isinstance(value, np.ndarray) else 1  # of nothing, whether it was measured
+        if len(missing) not in (0, size):
             raise MalformedError(
-                f"{len(missing)} marks of missing elements for observation {key!r} of {np.size(value)}"
+                f"{len(missing)} marks of missing elements for observation {key!r} of {size}"
             )
         if len(missing) and missing.all():
             found[key] = None
         elif missing.any():
-            array = np.array(value)
+            array = np.array(value, np.float64)
             found[key] = Masked(array, missing.reshape(array.shape))
         elif value is not None:
             # A copy: the set outlives the message.

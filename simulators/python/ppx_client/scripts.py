@@ -273,22 +273,21 @@ class ScriptedTrace:
         # By name, counted over all scopes and families; or by full address, for a name that several scopes observe.
         instance = self._count(("", observed))
         visit = self._count((address, "\0observed"))
-        rows = batch.result.observations
-        if batch.observations is None:
-            given: Tensor | Masked | None = None
-            counts = True
-        else:
+        is_prior, given = batch.observations is None, None
+        if batch.observations is not None:
             given = self._given(batch.observations, (observed, instance), (address, visit), value)
             given = self._fitting(given, observed, instance, shape)
-            counts = given is not None
-        drawn = given is None or isinstance(given, Masked)
-        result = self._draw_observed(distribution) if given is None or isinstance(given, Masked) else given
-        missing = None
-        if isinstance(given, Masked):
-            missing = given.missing
-            result = np.where(missing, result, given.value)
-        rows.add(number, instance, result if drawn else None)
-        if not counts:
+        missing = given.missing if isinstance(given, Masked) else None
+        rows = batch.result.observations
+        if given is None or isinstance(given, Masked):
+            result = self._draw_observed(distribution)
+            if given is not None:
+                result = np.where(given.missing, result, given.value)
+            rows.add(number, instance, result)
+        else:
+            result = given
+            rows.add(number, instance, None)
+        if given is None and not is_prior:
             rows.log_prob.append(0.0)
         elif isinstance(result, float):
             batch.weigh(distribution.code, result, distribution.vector)
@@ -337,29 +336,23 @@ class ScriptedTrace:
 
         A controller that does not is told that the trace failed.
         """
-        found = np.shape(value.value if isinstance(value, Masked) else value)
+        plain = value.value if isinstance(value, Masked) else value
+        found = () if plain is None or isinstance(plain, float) else plain.shape
         if value is not None and found == shape:
             return value.copy() if isinstance(value, np.ndarray) else value
         if self._batch.draws_missing:
             return None
-        given = self._batch.observations
-        assert given is not None
         if value is not None:
-            self._fail(
-                OBSERVATION,
-                f"observation {name!r} has shape {found}, but the simulator observes shape {shape}",
-            )
-        if instance:
-            self._fail(
-                OBSERVATION,
+            reason = f"observation {name!r} has shape {found}, but the simulator observes shape {shape}"
+        elif instance:
+            reason = (
                 f"the simulator observes {name!r} again (visit {instance + 1}); "
-                f"give that value as observations[({name!r}, {instance})]",
+                f"give that value as observations[({name!r}, {instance})]"
             )
-        names = ", ".join(sorted({name for name, _ in given})) or "none"
-        self._fail(
-            OBSERVATION,
-            f"the simulator observes {name!r}, which is not among the observations given ({names}); add it",
-        )
+        else:
+            names = ", ".join(sorted({name for name, _ in self._batch.observations or ()})) or "none"
+            reason = f"the simulator observes {name!r}, which is not among the observations given ({names}); add it"
+        return self._fail(OBSERVATION, reason)
 
     def tag(self, value: Tensor, address: str, name: str) -> None:
         """Records a value."""

@@ -93,7 +93,7 @@ class ObservationSet(Mapping[ObservationKey, Tensor | None]):
 
     def is_complete(self, name: str) -> bool:
         """Whether the visits of a name are given that there are, no more and no fewer."""
-        return name not in self._partial and (name, EVERY_VISIT) not in self._values
+        return name in self.names and name not in self._partial and (name, EVERY_VISIT) not in self._values
 
     def given(self, by_name: ObservationKey, by_address: ObservationKey) -> Tensor | NotGiven | None:
         """The entry about an observe: that of its name, else of its full address, visit by visit or for all.

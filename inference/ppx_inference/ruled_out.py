@@ -9,11 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.completeness import Mismatch, mismatches
+from ppx_server.executor import Executes
+from ppx_server.observations import ObservationSet
+from ppx_server.script import ScriptBatch
 from ppx_server.trace import Ints, Status, TensorTable, TraceBatch
 
 Bools = NDArray[np.bool_]
 
 _MOST_REASONS = 3
+_NUM_REPEATED = 16
+"""Traces that are executed again to see by how much they miss."""
 
 
 class Reason(NamedTuple):
@@ -97,21 +102,49 @@ def explain(traces: TraceBatch) -> str:
 
     With the remedy if they rule out all that did not fail. Empty if nothing is ruled out.
     """
-    ruled_out = is_ruled_out(traces)
-    count, finished = int(np.count_nonzero(ruled_out)), int(np.count_nonzero(traces.status == Status.OK))
+    count, finished = int(np.count_nonzero(is_ruled_out(traces))), _num_finished(traces)
     if not count:
         return ""
     found = reasons(traces)
     parts = [
-        str(r) if len(found) == 1 and r.num_traces == count else f"{r.num_traces:,} {r}"
+        f"they {r}" if len(found) == 1 and r.num_traces == count else f"{r.num_traces:,} {r}"
         for r in found[:_MOST_REASONS]
     ]
     if len(found) > _MOST_REASONS:
         parts.append(f"others for {len(found) - _MOST_REASONS} more reasons")
-    every = count == finished
-    how_many = f"all {count:,}" if every else f"{count:,} of {finished:,}"
-    text = f"the observations rule out {how_many} traces: {'; '.join(parts) if len(parts) > 1 else 'they ' + parts[0]}"
-    return f"{text}; {found[0].remedy}" if every else text
+    how_many = f"all {count:,}" if count == finished else f"{count:,} of {finished:,}"
+    text = f"the observations rule out {how_many} traces: {'; '.join(parts)}"
+    return f"{text}; {found[0].remedy}" if count == finished else text
+
+
+def nearest_miss(simulator: Executes, traces: TraceBatch, observations: ObservationSet) -> str:
+    """By how much traces miss the observation that most often has density zero; empty if there is none.
+
+    The draws of some of the traces are repeated, and the observation drawn. The nearest value to the one given shows
+    what the model can do, such as in which unit it observes.
+    """
+    most = next((r for r in reasons(traces) if r.mismatch is None), None)
+    given = None if most is None else observations.get((most.name, most.visit))
+    if most is None or given is None:
+        return ""
+    ruled_out = np.flatnonzero(is_ruled_out(traces))[:_NUM_REPEATED]
+    drawn = simulator.execute(ScriptBatch.replay(traces.select(ruled_out)), None)
+    table = drawn.observations
+    rows = table.rows(drawn.addresses.find(most.name), most.visit)
+    sizes = np.diff(table.data_offsets)
+    fitting = [row for row in rows.tolist() if row >= 0 and sizes[row] == np.size(given)]
+    values = np.array([table.data[table.data_offsets[r] : table.data_offsets[r + 1]] for r in fitting])
+    if not values.size:
+        return ""
+    misses = np.nan_to_num(np.abs(values - np.ravel(given)), nan=0.0)  # what was not measured cannot miss
+    nearest = int(np.argmin(misses.max(axis=1)))
+    element = int(np.argmax(misses[nearest]))
+    place = ", ".join(map(str, np.unravel_index(element, np.shape(given)))) if np.ndim(given) else ""
+    where = f" of its element [{place}]" if place else ""
+    return (
+        f"in {len(values)} of them, with the observation drawn, the nearest value{where} is "
+        f"{values[nearest, element]:.6g}, where {np.ravel(given)[element]:.6g} is given"
+    )
 
 
 def is_ruled_out(traces: TraceBatch) -> Bools:
@@ -119,11 +152,23 @@ def is_ruled_out(traces: TraceBatch) -> Bools:
     return np.asarray(np.isneginf(traces.log_likelihood) & (traces.status == Status.OK))
 
 
-def of_another_kind(traces: TraceBatch) -> int:
-    """How many traces are ruled out since they make other visits than were given, or observe other shapes."""
+def observe_something_else(traces: TraceBatch, *kinds: Mismatch) -> bool:
+    """Whether every trace that did not fail, of which there is one, observes something else than was given.
+
+    Args:
+        traces: K traces.
+        kinds: What counts; by default everything: other visits, and other shapes.
+    """
     rows = mismatches(traces)
-    trace = np.searchsorted(traces.observations.offsets, rows, side="right") - 1
-    return len(np.unique(trace))
+    addresses, table = traces.addresses, traces.observations
+    if kinds:
+        rows = rows[[Mismatch.of(addresses[i]) in kinds for i in table.address_id[rows].tolist()]]
+    trace = np.unique(np.searchsorted(table.offsets, rows, side="right") - 1)
+    return 0 < _num_finished(traces) == int(np.count_nonzero(traces.status[trace] == Status.OK))
+
+
+def _num_finished(traces: TraceBatch) -> int:
+    return int(np.count_nonzero(traces.status == Status.OK))
 
 
 def _alike(traces: TraceBatch, rows: Ints) -> Iterator[list[int]]:

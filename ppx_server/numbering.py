@@ -58,7 +58,7 @@ class Numbering:
         observation_set = None
         set_number = 0 if observations is None else observations.number
         if observations is not None and set_number != self._told_observations:
-            observation_set = tuple(Observation(name, visit, v) for (name, visit), v in observations.items())
+            observation_set = _told(observations)
             self._told_observations = set_number
         return RunBatch(
             batch=number,
@@ -216,6 +216,22 @@ class Numbering:
                 f"for the value {traces.value[row]:.9g}, where it is {expected[np.flatnonzero(wrong)[0]]:.9g}; its "
                 "client is defective"
             )
+
+
+def _told(observations: ObservationSet) -> tuple[Observation, ...]:
+    """A set as it travels: what was not measured is marked; nothing is said of empty measurements, which none fits."""
+    told = []
+    for (name, visit), value in observations.items():
+        if value is None:
+            told.append(Observation(name, visit, _NOTHING, _ONE))
+        elif (missing := np.isnan(value)).any():
+            told.append(Observation(name, visit, value, missing.astype(np.uint8).ravel()))
+        elif np.size(value):
+            told.append(Observation(name, visit, value))
+    return tuple(told)
+
+
+_NOTHING, _ONE = np.empty(0), np.ones(1, np.uint8)
 
 
 class Numberings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ppx_server.address import Address, AddressTable
 from ppx_server.distributions import Family, family
 from ppx_server.errors import DistributionError, RemoteProtocolError
-from ppx_server.observations import ObservationKey, Tensor
+from ppx_server.observations import ObservationSet
 from ppx_server.philox import Normals, Stream, normals
 from ppx_server.protocol import Sample, WireDistribution
 from ppx_server.recording import ParamsInterner
@@ -63,21 +63,20 @@ class Session:
 
     Args:
         scripts: K scripts.
-        observations: Values by (name, instance), or None to draw every observation from its distribution.
+        observations: What to condition on, or None to draw every observation from its distribution.
         addresses: The simulator's address table.
     """
 
     def __init__(
         self,
         scripts: ScriptBatch,
-        observations: Mapping[ObservationKey, Tensor] | None,
+        observations: ObservationSet | None,
         addresses: AddressTable,
     ) -> None:
         self.scripts = scripts
         self.observations = observations
         self.addresses = addresses
         self.params = ParamsInterner()
-        self.asked: set[ObservationKey] = set()
         self._sites: dict[int, Site] = {}
         self._normals: dict[Stream, NDArray[np.float64]] = {}
         source = addresses if scripts.addresses is None else scripts.addresses

@@ -57,7 +57,6 @@ class _Seat:
 
         Raises:
             SimulatorError: The simulator reported an error, or what it sent makes no sense.
-            ObservationError: The simulator observes something that was not given.
         """
         event = self.worker.receive()
         player = self.player
@@ -157,7 +156,6 @@ class StepwiseRun:
         """Runs every script; after an error the traces that are under way are still finished.
 
         Raises:
-            ObservationError: The simulator observes something that was not given.
             SimulatorError: Too many traces failed, or no simulator can be started any more.
         """
         watch_at = time.monotonic() + _WATCH_SECONDS

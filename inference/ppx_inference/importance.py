@@ -17,11 +17,13 @@ from ppx_inference.diagnostics import is_weight, refuse_undefined
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_inference.provenance import Provenance, first_failures
+from ppx_inference.ruled_out import explain, nearest_miss, observe_something_else
 from ppx_server.address import AddressTable
 from ppx_server.collecting import Collection
+from ppx_server.completeness import Mismatch
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
-from ppx_server.observations import Observations, ObservationSet
+from ppx_server.observations import Observations, ObservationSet, Partial
 from ppx_server.script import Guide, Otherwise, ScriptBatch
 from ppx_server.trace import TraceBatch
 
@@ -100,13 +102,16 @@ def importance_sampling(
     *,
     num_traces: int,
     seed: int = 0,
+    partial: Partial = False,
     progress: Progress | None = None,
 ) -> Posterior:
     """Samples traces from the prior and weights them by the likelihood.
 
     Args:
         simulator: The simulator.
-        observations: Values by name, or by (name, visit).
+        observations: Values by name, or by (name, visit); None or NaN for what was not measured.
+        partial: Names of which not all visits are given; True for all. Of the others, a trace that makes more or fewer
+            visits than were given has weight zero.
         num_traces: Executions.
         seed: With it trace i is the same in every run.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.
@@ -115,20 +120,25 @@ def importance_sampling(
         Weighted traces with `log_evidence` and `pareto_k`.
 
     Raises:
-        ObservationError: An observation is missing, never asked for, or of another shape.
+        ObservationError: A value is no number, the simulator never observes a name, or in no trace what was given.
         SimulatorError: A simulator failed.
 
     Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
     """
     return independent_traces(
-        "importance_sampling", simulator, observations, num_traces=num_traces, seed=seed, progress=progress
+        "importance_sampling",
+        simulator,
+        ObservationSet.of(observations, partial),
+        num_traces=num_traces,
+        seed=seed,
+        progress=progress,
     )
 
 
 def independent_traces(
     engine: str,
     simulator: Executes,
-    observations: Observations,
+    observations: ObservationSet,
     *,
     num_traces: int,
     seed: int,
@@ -143,8 +153,8 @@ def independent_traces(
     Ctrl-C ends the run early: finished chunks are returned, marked `interrupted`.
     """
     num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
-    given = ObservationSet.of(observations)
     collected = Collection(num_traces)
+    remarks: tuple[str, ...] = ()
     with reporting(progress, num_traces, engine.replace("_", " ")) as reporter:
 
         def posterior(*, interrupted: bool = False) -> Posterior:
@@ -153,22 +163,28 @@ def independent_traces(
                 engine=engine,
                 seed=seed,
                 model_name=simulator.model_name,
-                observations=observed_names(given),
+                observations=observed_names(observations),
                 num_executions=len(traces),
                 num_failed=int(np.count_nonzero(traces.status)),
                 failures=first_failures(traces.failures),
                 wall_seconds=reporter.seconds,
                 interrupted=interrupted,
+                remarks=remarks,
             )
             return Posterior(traces, traces.log_weight, provenance)
 
-        interrupted = False
+        interrupted = possible = False
         try:
-            for traces in _chunks(simulator, given, num_traces, seed, guide):
+            for traces in _chunks(simulator, observations, num_traces, seed, guide):
                 if check is not None:
                     check(simulator.addresses)
                 collected.append(traces)
                 reporter.advance(len(traces))
+                possible = possible or bool((traces.log_weight > -np.inf).any())
+                if not possible and len(collected) >= _ENOUGH:
+                    _refuse_other_shapes(collected.traces())
+            if not possible:
+                remarks = _why_ruled_out(simulator, collected.traces(), observations)
         except KeyboardInterrupt:
             if not len(collected):
                 raise
@@ -202,6 +218,24 @@ def _chunks(
         possible = int(count * _CHUNK_SECONDS / max(info.seconds, 1e-9))
         largest = int(_CHUNK_BYTES * count / max(info.traces.nbytes, 1))
         chunk = next_chunk(chunk, possible, least=least, largest=largest)
+
+
+def _refuse_other_shapes(traces: TraceBatch) -> None:
+    """Ends a run none of whose traces observes the shapes that were given: so it will be in all that follow."""
+    if observe_something_else(traces, Mismatch.SHAPE):
+        raise ObservationError(explain(traces))
+
+
+def _why_ruled_out(simulator: Executes, traces: TraceBatch, observations: ObservationSet) -> tuple[str, ...]:
+    """What is to be said of a run in which every trace has weight zero.
+
+    Raises:
+        ObservationError: None of the traces observes what was given.
+    """
+    if observe_something_else(traces):
+        raise ObservationError(explain(traces))
+    miss = nearest_miss(simulator, traces, observations)
+    return (miss,) if miss else ()
 
 
 def _keep_finished(error: PPXError, collected: Collection) -> None:

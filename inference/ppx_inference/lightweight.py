@@ -12,7 +12,7 @@ from ppx_inference.metropolis import Bools, Info, Move
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress
 from ppx_server.executor import Executes
-from ppx_server.observations import Observations
+from ppx_server.observations import Observations, ObservationSet, Partial
 from ppx_server.trace import Floats, Ids
 
 REDRAW_PROBABILITY = 0.1
@@ -52,13 +52,16 @@ def lightweight_mh(
     num_chains: int | None = None,
     burn_in: int | None = None,
     thinning: int = 1,
+    partial: Partial = False,
     progress: Progress | None = None,
 ) -> Posterior:
     """Markov chains that draw one random choice at a time anew from its prior, or all choices from one on.
 
     Args:
         simulator: The simulator.
-        observations: Values by name, or by (name, visit).
+        observations: Values by name, or by (name, visit); None or NaN for what was not measured.
+        partial: Names of which not all visits are given; True for all. Of the others, a trace that makes more or fewer
+            visits than were given has weight zero.
         num_traces: Executions after burn-in, over all chains; rounded up to a multiple of `num_chains`.
         seed: Seed of the run.
         num_chains: Chains, which move in lock step; by default one per 500 traces, at least 4 and at most 16, and in
@@ -72,7 +75,8 @@ def lightweight_mh(
         `num_traces / thinning` equally weighted traces, one chain after the other.
 
     Raises:
-        ObservationError: An observation is missing or never asked for, or no prior execution can explain them.
+        ObservationError: A value is no number, the simulator never observes a name, or no prior execution can explain
+            what was given.
         SimulatorError: A simulator failed.
 
     Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
@@ -80,7 +84,7 @@ def lightweight_mh(
     return run_chains(
         "lightweight_mh",
         simulator,
-        observations,
+        ObservationSet.of(observations, partial),
         kernel=Lightweight(),
         adapt=_unchanged,
         settings=lambda kernel, simulator: kernel._asdict(),

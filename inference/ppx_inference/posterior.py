@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ppx_inference import diagnostics, quantities
+from ppx_inference import diagnostics, quantities, ruled_out
 from ppx_inference.marginal import Marginal
 from ppx_inference.provenance import Provenance, first_failures
+from ppx_server.completeness import mismatches
 from ppx_server.errors import StoreError
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
@@ -185,9 +186,12 @@ class Posterior:
             found = diagnostics.chain_doubts(each, self._chain_r_hat)
         else:
             found = diagnostics.weight_doubts(self.ess, self.pareto_k)
+            if 0 < self.ess < diagnostics.MIN_ESS and len(mismatches(self.traces)):
+                found.append(ruled_out.explain(self.traces))
         if self.num_failed:
             p = self.provenance
             found.append(diagnostics.failure_doubt(p.num_failed, p.num_executions, p.failures, seed=p.seed))
+        found += self.provenance.remarks
         if self.provenance.interrupted:
             found.append(f"the run was interrupted: these are the {len(self)} traces it had finished")
         return tuple(found)

@@ -115,8 +115,13 @@ def _sources(traces: TraceBatch) -> tuple[_Source, _Source, _Source]:
     return (
         _Source(traces.address_id, read_draws),
         _Source(traces.tags.address_id, _tensor_reader(traces, traces.tags)),
-        _Source(traces.observations.address_id, _tensor_reader(traces, traces.observations)),
+        _Source(_drawn(traces.observations), _tensor_reader(traces, traces.observations)),
     )
+
+
+def _drawn(table: TensorTable) -> NDArray[np.int32]:
+    """Addresses of rows that hold a value: an observation was drawn, or some of its elements were."""
+    return table.address_id[np.diff(table.data_offsets) > 0]
 
 
 def _tensor_reader(traces: TraceBatch, table: TensorTable) -> Callable[[int, int], tuple[Floats, Ints]]:

@@ -12,7 +12,7 @@ from ppx_inference.metropolis import Bools, Info, Move
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress
 from ppx_server.executor import Executes
-from ppx_server.observations import Observations
+from ppx_server.observations import Observations, ObservationSet, Partial
 from ppx_server.trace import Floats, Ids
 
 RESAMPLE_PROBABILITY = 0.1
@@ -100,6 +100,7 @@ def random_walk_mh(
     num_chains: int | None = None,
     burn_in: int | None = None,
     thinning: int = 1,
+    partial: Partial = False,
     step_size: float | None = None,
     progress: Progress | None = None,
 ) -> Posterior:
@@ -109,7 +110,9 @@ def random_walk_mh(
 
     Args:
         simulator: The simulator.
-        observations: Values by name, or by (name, visit).
+        observations: Values by name, or by (name, visit); None or NaN for what was not measured.
+        partial: Names of which not all visits are given; True for all. Of the others, a trace that makes more or fewer
+            visits than were given has weight zero.
         num_traces: Executions after burn-in, over all chains; rounded up to a multiple of `num_chains`.
         seed: Seed of the run.
         num_chains: Chains, which move in lock step; by default one per 500 traces, at least 4 and at most 16, and in
@@ -125,7 +128,8 @@ def random_walk_mh(
         `num_traces / thinning` equally weighted traces, one chain after the other.
 
     Raises:
-        ObservationError: An observation is missing or never asked for, or no prior execution can explain them.
+        ObservationError: A value is no number, the simulator never observes a name, or no prior execution can explain
+            what was given.
         SimulatorError: A simulator failed.
 
     Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
@@ -136,7 +140,7 @@ def random_walk_mh(
     return run_chains(
         "random_walk_mh",
         simulator,
-        observations,
+        ObservationSet.of(observations, partial),
         kernel=RandomWalk(FIRST_STEP if step_size is None else step_size),
         adapt=RandomWalk.adapted if step_size is None else _unchanged,
         settings=_settings,

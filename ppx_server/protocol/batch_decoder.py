@@ -185,11 +185,13 @@ def _addresses(data: Buffer, table: int, entry: int) -> tuple[WireAddress, ...]:
 def _observations(data: Buffer, table: int, entry: int) -> tuple[Observation, ...]:
     room, found = Room(len(data), "observations"), []
     for place in tables(data, table, entry, "observations"):
-        name, visit, given = entries(data, place, 3)
+        name, visit, given, missing = entries(data, place, 4)
         label = string(data, place, name, "the name of an observation")
         tensor = value(data, place, given, f"the observation {quote(label)}")
-        found.append(Observation(label, integer(data, place, visit), tensor))
-        room.take(_ENTRY_BYTES + len(label) + 8 * np.size(tensor) + 4 * np.ndim(tensor))
+        mask = column(data, place, missing, "|u1") if missing else None
+        found.append(Observation(label, integer(data, place, visit), tensor, mask))
+        masked = 0 if mask is None else len(mask)
+        room.take(_ENTRY_BYTES + len(label) + 8 * np.size(tensor) + 4 * np.ndim(tensor) + masked)
     return tuple(found)
 
 

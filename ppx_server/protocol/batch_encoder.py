@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.errors import LocalProtocolError
-from ppx_server.protocol.capabilities import check_family
+from ppx_server.protocol.capabilities import check_family, check_missing
 from ppx_server.protocol.columns import ColumnsError, check_batch_result, check_run_batch
 from ppx_server.protocol.events import (
     BatchResult,
@@ -21,7 +21,18 @@ from ppx_server.protocol.events import (
     TensorColumns,
     WireAddress,
 )
-from ppx_server.protocol.layout import Integers, Table, Tables, TensorOf, Word, doubles, head, vectors
+from ppx_server.protocol.layout import (
+    Field,
+    Integers,
+    Octets,
+    Table,
+    Tables,
+    TensorOf,
+    Word,
+    doubles,
+    head,
+    vectors,
+)
 from ppx_server.protocol.skeleton import TABLES, Fields, Filling, Skeleton
 from ppx_server.protocol.wire import FAMILY_CODES, MESSAGE_CODES
 
@@ -118,7 +129,7 @@ def run_batch(event: RunBatch, peer_capabilities: Collection[str]) -> bytes:
             first,
             _addresses(addresses, peer_capabilities),
             number,
-            None if observations is None else _observations(observations),
+            None if observations is None else _observations(observations, peer_capabilities),
         ],
     )
 
@@ -242,12 +253,15 @@ def _addresses(addresses: Sequence[WireAddress], peer_capabilities: Collection[s
     return head(Tables(tuple(rows)))
 
 
-def _observations(observations: Sequence[Observation]) -> bytes:
-    arrays = [doubles(value, f"the observation {name!r}") for name, _, value in observations]
-    rows = [
-        Table((name, Word(visit), TensorOf(array.shape)))
-        for (name, visit, _), array in zip(observations, arrays, strict=True)
-    ]
+def _observations(observations: Sequence[Observation], peer_capabilities: Collection[str]) -> bytes:
+    arrays, rows = [], []
+    for name, visit, value, missing in observations:
+        arrays.append(doubles(value, f"the observation {name!r}"))
+        fields: tuple[Field, ...] = (name, Word(visit), TensorOf(arrays[-1].shape))
+        if missing is not None:
+            check_missing(name, peer_capabilities)
+            fields += (Octets(_column(missing, _BYTES, "missing").tobytes()),)
+        rows.append(Table(fields))
     return b"".join([head(Tables(tuple(rows))), *vectors(arrays)])
 
 

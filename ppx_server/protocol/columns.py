@@ -18,6 +18,7 @@ from ppx_server.protocol.events import (
     Failure,
     Ids,
     LoopColumns,
+    Observation,
     RunBatch,
     TensorColumns,
     WireAddress,
@@ -47,10 +48,10 @@ def check_run_batch(event: RunBatch) -> None:
     if event.observations:
         if event.observations_id == 0:
             raise ColumnsError("observations have the number 0, which stands for none")
-        if len({(name, visit) for name, visit, _ in event.observations}) < len(event.observations):
+        if len({(o.name, o.visit) for o in event.observations}) < len(event.observations):
             raise ColumnsError("observations give a (name, visit) twice")
-        if min(observation.visit for observation in event.observations) < 0:
-            raise ColumnsError("observations have a negative visit")
+        for observation in event.observations:
+            _check_observation(observation)
 
 
 def check_batch_result(event: BatchResult) -> None:
@@ -84,6 +85,18 @@ def check_batch_result(event: BatchResult) -> None:
     _check_loops(event.loops, event.offsets)
     _check_failures(event.failures, event.status)
     _check_addresses(event.first_address, event.addresses)
+
+
+def _check_observation(observation: Observation) -> None:
+    _, visit, value, missing = observation
+    size = np.size(value)
+    if missing is not None:
+        if len(missing) != max(size, 1):
+            raise ColumnsError(f"missing has {len(missing)} elements for an observation of {size}")
+        if np.maximum.reduce(missing) > 1 or not (size or missing[0]):
+            raise ColumnsError("missing has something else than 0 and 1, or 0 for nothing")
+    if visit < (-1 if missing is not None and size == 0 else 0):
+        raise ColumnsError("observations have a negative visit")
 
 
 def _check_length(column: NDArray[np.generic], rows: int, what: str) -> None:

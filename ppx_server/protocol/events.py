@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Ids = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
-CAPABILITIES = ("error", "observed_value", "truncated_normal", "batch", "rejection", "shutdown")
+CAPABILITIES = ("error", "observed_value", "truncated_normal", "batch", "rejection", "shutdown", "missing")
 """The extensions of PPX 1.0 that this package speaks; see schema/ppx.fbs."""
 
 
@@ -149,11 +149,16 @@ class WireAddress(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A value to condition on, by name (or full address) and number of the visit."""
+    """A value to condition on, by name (or full address) and number of the visit.
+
+    `missing`, an extension ("missing"), has 1 for each element that was not measured; None if all were. Of an empty
+    value it is one 1: nothing was measured in this visit, or with visit -1 in those that no other entry gives.
+    """
 
     name: str
     visit: int
     value: Tensor
+    missing: Bytes | None = None
 
 
 class RunBatch(NamedTuple):
@@ -161,8 +166,9 @@ class RunBatch(NamedTuple):
 
     C forced choices. Fields as in schema/ppx.fbs; `offsets` has K + 1 elements also where no choice is forced.
     `observations` is None for "the set last sent". What has been checked: lengths agree, offsets begin at 0, do not
-    decrease and end at C, address numbers and visits are not negative, no observation is given twice. Whether address
-    numbers and sets of observations have been defined is for the reader of the whole conversation to check.
+    decrease and end at C, address numbers and visits are not negative, no observation is given twice, and what is
+    missing fits its value. Whether address numbers and sets of observations have been defined is for the reader of the
+    whole conversation to check.
     """
 
     batch: int

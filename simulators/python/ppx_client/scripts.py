@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ppx_client.columns import CHOICE, CONTROLLED, FORCED, MODEL, NOT_CHOSEN, OBSERVATION
+from ppx_client.columns import CHOICE, CONTROLLED, FORCED, MODEL, NOT_CHOSEN, OBSERVATION, Masked
 from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical, Distribution
 from ppx_client.philox import Numbers
@@ -21,6 +21,7 @@ from ppx_client.values import to_python
 if TYPE_CHECKING:
     from ppx_client.batches import Batch
     from ppx_client.buffers import Tensor
+    from ppx_client.columns import Given
 
 _NAN = math.nan
 _CATEGORICAL = Categorical.code
@@ -279,21 +280,42 @@ class ScriptedTrace:
         # By name, counted over all scopes and families; or by full address, for a name that several scopes observe.
         instance = self._count(("", observed))
         visit = self._count((address, "\0observed"))
-        if batch.observations is None:
+        is_prior, given = batch.observations is None, None
+        if batch.observations is not None:
+            given = self._given(batch.observations, (observed, instance), (address, visit), value)
+            given = self._fitting(given, observed, instance, shape)
+        missing = given.missing if isinstance(given, Masked) else None
+        rows = batch.result.observations
+        if given is None or isinstance(given, Masked):
             result = self._draw_observed(distribution)
-            batch.result.observations.add(number, instance, result)
+            if given is not None:
+                result = np.where(given.missing, result, given.value)
+            rows.add(number, instance, result)
         else:
-            given = batch.observations.get((observed, instance))
-            if given is None:
-                given = batch.observations.get((address, visit), value)
-            result = self._check_given(given, observed, instance, shape)
-            batch.result.observations.add(number, instance, None)
-        if isinstance(result, float):
+            result = given
+            rows.add(number, instance, None)
+        if given is None and not is_prior:
+            rows.log_prob.append(0.0)
+        elif isinstance(result, float):
             batch.weigh(distribution.code, result, distribution.vector)
         else:
             density = log_prob(distribution.code, result, distribution.params)
-            batch.result.observations.log_prob.append(float(density.sum()))
+            rows.log_prob.append(float(density.sum() if missing is None else density[~missing].sum()))
         return to_python(distribution, result)
+
+    def _given(
+        self, given: Given, by_name: tuple[str, int], by_address: tuple[str, int], coded: Tensor | None
+    ) -> Tensor | Masked | None:
+        """What the controller says of a visit, or else the model's code; None if it was not measured."""
+        # Where name and address are the same, only visits by name count.
+        scoped = by_address[0] != by_name[0]
+        if by_name in given:
+            return given[by_name]
+        if scoped and by_address in given:
+            return given[by_address]
+        if (by_name[0], -1) in given or (scoped and (by_address[0], -1) in given):
+            return None
+        return coded
 
     def _count(self, key: tuple[str, str]) -> int:
         visit = self._counts.get(key, 0)
@@ -314,27 +336,30 @@ class ScriptedTrace:
         uniform, z = numbers.array(start, size)
         return quantiles(distribution, uniform.reshape(shape), z.reshape(shape))
 
-    def _check_given(self, value: Tensor | None, name: str, instance: int, shape: tuple[int, ...]) -> Tensor:
-        given = self._batch.observations
-        assert given is not None
-        if value is None:
-            if instance:
-                self._fail(
-                    OBSERVATION,
-                    f"the simulator observes {name!r} again (visit {instance + 1}); "
-                    f"give that value as observations[({name!r}, {instance})]",
-                )
-            names = ", ".join(sorted({name for name, _ in given})) or "none"
-            self._fail(
-                OBSERVATION,
-                f"the simulator observes {name!r}, which is not among the observations given ({names}); add it",
+    def _fitting(
+        self, value: Tensor | Masked | None, name: str, instance: int, shape: tuple[int, ...]
+    ) -> Tensor | Masked | None:
+        """A copy of the value if it has the right shape, else None; then the controller knows what to think of that.
+
+        A controller that does not is told that the trace failed.
+        """
+        plain = value.value if isinstance(value, Masked) else value
+        found = () if plain is None or isinstance(plain, float) else plain.shape
+        if value is not None and found == shape:
+            return value.copy() if isinstance(value, np.ndarray) else value
+        if self._batch.draws_missing:
+            return None
+        if value is not None:
+            reason = f"observation {name!r} has shape {found}, but the simulator observes shape {shape}"
+        elif instance:
+            reason = (
+                f"the simulator observes {name!r} again (visit {instance + 1}); "
+                f"give that value as observations[({name!r}, {instance})]"
             )
-        if np.shape(value) != shape:
-            self._fail(
-                OBSERVATION,
-                f"observation {name!r} has shape {np.shape(value)}, but the simulator observes shape {shape}",
-            )
-        return value if isinstance(value, float) else value.copy()
+        else:
+            names = ", ".join(sorted({name for name, _ in self._batch.observations or ()})) or "none"
+            reason = f"the simulator observes {name!r}, which is not among the observations given ({names}); add it"
+        return self._fail(OBSERVATION, reason)
 
     def tag(self, value: Tensor, address: str, name: str) -> None:
         """Records a value."""

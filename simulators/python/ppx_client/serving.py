@@ -28,6 +28,7 @@ from ppx_client.traces import (
     BATCH,
     CAPABILITIES,
     ERROR,
+    MISSING,
     Conversation,
     Request,
     Running,
@@ -308,7 +309,9 @@ class _Server:
         from ppx_client.sessions import BatchSession, Executor
 
         self._executor = self._executor or Executor()
-        session.batches = session.batches or BatchSession(self._executor)
+        if session.batches is None:
+            draws_missing = MISSING in session.conversation.capabilities
+            session.batches = BatchSession(self._executor, draws_missing=draws_missing)
         try:
             answer = session.batches.run(data, self._attempt_script)
         except MalformedError as error:

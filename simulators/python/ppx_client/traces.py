@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ppx_client.buffers import Tensor
 
 OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL = "observed_value", "error", "truncated_normal"
-BATCH, REJECTION, SHUTDOWN = "batch", "rejection", "shutdown"
-CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL, BATCH, REJECTION, SHUTDOWN)
+BATCH, REJECTION, SHUTDOWN, MISSING = "batch", "rejection", "shutdown", "missing"
+CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL, BATCH, REJECTION, SHUTDOWN, MISSING)
 """What this client can do beyond PPX 1.0."""
 
 _CATEGORICAL = Categorical.code

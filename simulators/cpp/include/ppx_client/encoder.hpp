@@ -27,16 +27,18 @@ struct Capabilities {
     bool observed_value = false;
     bool truncated_normal = false;
     bool rejection = false;
+    bool missing = false;
 
     /// Those of this client. That of a controller for "batch" and "shutdown" shows in its messages.
-    static constexpr std::array<const char*, 6> names{"observed_value", "error",     "truncated_normal",
-                                                      "batch",          "rejection", "shutdown"};
+    static constexpr std::array<const char*, 7> names{"observed_value", "error",    "truncated_normal", "batch",
+                                                      "rejection",      "shutdown", "missing"};
 
     void add(std::string_view name) {
         if (name == "error") error = true;
         if (name == "observed_value") observed_value = true;
         if (name == "truncated_normal") truncated_normal = true;
         if (name == "rejection") rejection = true;
+        if (name == "missing") missing = true;
     }
 };
 

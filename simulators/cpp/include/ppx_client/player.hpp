@@ -52,12 +52,14 @@ class Player {
     Sites& sites() { return sites_; }
     BatchColumns& columns() { return columns_; }
 
-    /// @param observations The set to condition on, or null to draw every observation.
-    void begin_batch(std::uint64_t seed, const ObservationSet* observations) {
+    /// @param observations  The set to condition on, or null to draw every observation.
+    /// @param draws_missing Whether an observation is drawn for which the set has no fitting value; else the trace fails.
+    void begin_batch(std::uint64_t seed, const ObservationSet* observations, bool draws_missing) {
         columns_.clear();
         ++batch_;
         seed_ = seed;
         observations_ = observations;
+        draws_missing_ = draws_missing;
     }
 
     void begin_trace(std::size_t slot, std::uint64_t index) {
@@ -65,7 +67,7 @@ class Player {
         status_ = TraceStatus::Complete;
         scripts_.begin(slot);
         uniforms_ = Uniforms(seed_, index);
-        if (observations_ == nullptr) observation_uniforms_ = Uniforms(seed_, index, Stream::Observations);
+        index_ = index;
         num_observed_ = 0;
         first_row_ = columns_.draws.size;
         first_loop_ = columns_.loops.address.size();
@@ -164,16 +166,18 @@ class Player {
         Site& site = sites_.find(Statement::Observation, F, false, path_, label);
         const ObservedVisit visit = next_visit(site);
         const Params params = check_params(site, distribution, label);
-        double value;
-        if (observations_ == nullptr) {
-            const Tails tails = tails_of_uniform(observation_uniforms_.at(num_observed_++));
-            value = value_of<F>(params.data, params.size, tails, normal_quantile(tails));
-            columns_.observations.data.push_back(value);
-        } else {
-            value = *given(site, visit, coded);
+        const double* const value = observations_ == nullptr ? nullptr : given(site, visit, coded).value;
+        if (value != nullptr) {
+            add_observation(site, visit, log_density<F>(*value, params.data, params.size, site.params.normaliser));
+            return *value;
         }
-        add_observation(site, visit, log_density<F>(value, params.data, params.size, site.params.normaliser));
-        return value;
+        const Tails tails = tails_of_uniform(observation_uniforms().at(num_observed_++));
+        const double drawn = value_of<F>(params.data, params.size, tails, normal_quantile(tails));
+        columns_.observations.data.push_back(drawn);
+        const bool counts = observations_ == nullptr;
+        add_observation(site, visit,
+                        counts ? log_density<F>(drawn, params.data, params.size, site.params.normaliser) : 0.0);
+        return drawn;
     }
 
     /// Observes an array; writes its elements to `out`.
@@ -182,16 +186,20 @@ class Player {
         Site& site = sites_.find(Statement::Observation, prior.family, true, path_, label);
         sites_.set_shape(site, prior.shape, prior.rank);
         const ObservedVisit visit = next_visit(site);
-        if (observations_ == nullptr) {
-            draw_array(prior, observation_uniforms_, num_observed_, out);
-            num_observed_ += prior.size;
-            std::vector<double>& data = columns_.observations.data;
-            data.insert(data.end(), out, out + prior.size);
-        } else {
-            const double* const value = given(site, visit, coded);
-            std::copy(value, value + prior.size, out);
+        const Measured found = observations_ == nullptr ? Measured() : given(site, visit, coded);
+        if (found.value != nullptr && found.missing == nullptr) {
+            std::copy(found.value, found.value + prior.size, out);
+            return add_observation(site, visit, array_log_density(prior, out));
         }
-        add_observation(site, visit, array_log_density(prior, out));
+        draw_array(prior, observation_uniforms(), num_observed_, out);
+        num_observed_ += prior.size;
+        if (found.value != nullptr)
+            for (std::size_t i = 0; i < prior.size; ++i)
+                if (!found.missing[i]) out[i] = found.value[i];
+        std::vector<double>& data = columns_.observations.data;
+        data.insert(data.end(), out, out + prior.size);
+        const bool counts = observations_ == nullptr || found.value != nullptr;
+        add_observation(site, visit, counts ? array_log_density(prior, out, found.missing) : 0.0);
     }
 
     void tag(const View& value, const Label& label) {
@@ -338,21 +346,42 @@ class Player {
 
     ObservedVisit next_visit(Site& site) { return {site.visits->next(trace_), site.visits_by_address->next(trace_)}; }
 
-    /// The value to condition on, of the shape of the site's entry.
-    const double* given(Site& site, const ObservedVisit& visit, const double* coded) {
+    /// A value to condition on, of the shape of the site's entry; null where nothing was measured.
+    struct Measured {
+        const double* value = nullptr;
+        const std::uint8_t* missing = nullptr;  // null where all elements were measured
+    };
+
+    Uniforms& observation_uniforms() {
+        if (num_observed_ == 0) observation_uniforms_ = Uniforms(seed_, index_, Stream::Observations);
+        return observation_uniforms_;
+    }
+
+    Measured given(Site& site, const ObservedVisit& visit, const double* coded) {
         if (site.observations != observations_->serial()) {
             site.observations = observations_->serial();
             site.by_name = observations_->find(site.entry->name);
-            site.by_address = observations_->find(site.entry->address);
+            // Where name and address are the same, only visits by name count.
+            const bool is_scoped = site.entry->address != site.entry->name;
+            site.by_address = is_scoped ? observations_->find(site.entry->address) : nullptr;
         }
-        const Tensor* value = site.by_name == nullptr ? nullptr : site.by_name->at(visit.by_name);
-        if (value == nullptr && site.by_address != nullptr) value = site.by_address->at(visit.by_address);
-        if (value == nullptr) {
-            if (coded == nullptr) refuse_missing(site.entry->name, visit.by_name);
-            return coded;
+        const auto at = [](const Given* given, std::int32_t number) {
+            return given == nullptr ? nullptr : given->at(number);
+        };
+        const Measurement* found = at(site.by_name, visit.by_name);
+        if (found == nullptr) found = at(site.by_address, visit.by_address);
+        if (found == nullptr) found = at(site.by_name, Given::every_visit);
+        if (found == nullptr) found = at(site.by_address, Given::every_visit);
+        if (found == nullptr) {
+            if (coded == nullptr && !draws_missing_) refuse_missing(site.entry->name, visit.by_name);
+            return {coded, nullptr};
         }
-        if (!site.entry->has_shape(value->shape.data(), value->shape.size())) refuse_shape(*site.entry, *value);
-        return value->data.data();
+        if (found->is_missing) return {};
+        if (!site.entry->has_shape(found->value.shape.data(), found->value.shape.size())) {
+            if (!draws_missing_) refuse_shape(*site.entry, found->value);
+            return {};  // the controller sees that it does not fit
+        }
+        return {found->value.data.data(), found->missing.empty() ? nullptr : found->missing.data()};
     }
 
     [[noreturn]] void refuse_missing(const std::string& name, std::int32_t visit) {
@@ -388,11 +417,12 @@ class Player {
     Uniforms uniforms_, observation_uniforms_;
     const ObservationSet* observations_ = nullptr;
     Entry* result_entry_ = nullptr;
-    std::uint64_t seed_ = 0;
+    std::uint64_t seed_ = 0, index_ = 0;
     std::uint64_t batch_ = 0, trace_ = 0;  // numbers of those that are running, from 1
     std::uint64_t num_observed_ = 0;       // numbers of the stream that the trace has used
     std::size_t first_row_ = 0, first_loop_ = 0;
     TraceStatus status_ = TraceStatus::Complete;
+    bool draws_missing_ = false;
 };
 
 }  // namespace ppx_client::detail

@@ -166,7 +166,10 @@ class ObservationLayout:
         present: list[NDArray[np.bool_]] = []
         for slot in self.slots:
             # Where a name is given, its visits are those that there are; what is not given was not measured.
-            there = slot.always or (slot.name, slot.visit) in given or not given.is_complete(slot.name)
+            first = given.get((slot.name, 0))
+            is_empty = first is not None and np.size(first) == 0
+            complete = given.is_complete(slot.name)
+            there = slot.always or not (is_empty or (complete and (slot.name, slot.visit) not in given))
             array = self._measured(slot, given) if there else np.zeros(slot.shape)
             values.append(array[None])
             present.append(np.array([there]))
@@ -177,8 +180,8 @@ class ObservationLayout:
         if value is None:
             raise CheckpointError(
                 f"the proposal was trained on observation {slot}, which is not among those given "
-                f"({', '.join(map(repr, given.names)) or 'none'}) or was not measured; give it, train on what you have, "
-                "or use random_walk_mh"
+                f"({', '.join(map(repr, given.names)) or 'none'}) or was not measured; give it ([] if it was not "
+                "made), train on what you have, or use random_walk_mh"
             )
         array = np.asarray(value, np.float64)
         if array.shape != slot.shape:

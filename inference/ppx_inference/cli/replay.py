@@ -19,17 +19,18 @@ from ppx_inference.cli.options import (
     AsJson,
     Command,
     Cwd,
+    Given,
     Observe,
     StartTimeout,
     Timeout,
     check_one_way,
     parse_observations,
+    resolve_observations,
 )
 from ppx_inference.simulator import Simulator
 from ppx_server.command import Command as Program
 from ppx_server.errors import SimulatorStartError
 from ppx_server.executor import FailurePolicy
-from ppx_server.observations import Observations
 from ppx_server.process import SimulatorProcess
 from ppx_server.script import ScriptBatch
 from ppx_server.store import TraceStore
@@ -87,7 +88,7 @@ def replay(
       ppx replay --store traces --index 1234 -- ./tau_decay
     """
     script, recorded = _script(index, seed, failed, store)
-    observations = parse_observations(observe or []) or None
+    observations = parse_observations(observe or [])
     reach = _Reach(command, addresses, timeout, start_timeout, cwd)
     traces, output = reach.execute(script, observations)
     if traces.status[0] == Status.FAILED and len(traces.value) == len(script.value):
@@ -136,7 +137,7 @@ class _Reach:
     cwd: Path | None
 
     def execute(
-        self, script: ScriptBatch, observations: Observations | None, *, batches: bool = True
+        self, script: ScriptBatch, observations: Given, *, batches: bool = True
     ) -> tuple[TraceBatch, str]:
         """One trace, and what the simulator printed."""
         check_one_way(self.command, self.addresses, self.cwd)
@@ -149,7 +150,8 @@ class _Reach:
                 policy=FailurePolicy(retries=0, most=1.0),
                 batches=batches,
             ) as simulator:
-                return simulator.execute(script, observations), _output(process)
+                given = resolve_observations(observations, simulator) if observations else None
+                return simulator.execute(script, given), _output(process)
         except SimulatorStartError as error:
             if process is None or process.exit_code() is None:
                 raise

@@ -125,8 +125,16 @@ JUDGED = (
     Defect("model", "raises_always", "traces", FAIL, "ppx replay|see one"),
     Defect("model", "nan_parameter", "traces", FAIL, "ppx replay|see one"),
     Defect("model", "nan_result", "values", WARN, "NaN"),
-    Defect("model", "dies_of_values", "support", FAIL, "not finite"),
-    Defect("client", "density_outside_the_support", "support", FAIL, ""),
+    Defect("client", "takes_any_choice", "support", FAIL, "not finite"),
+    Defect("model", "noise", "lengths", WARN, "--uncontrolled u .*control=False"),
+    Defect(
+        "model", "noise_of_many_addresses", "lengths", WARN, r"--uncontrolled 'u\[\[\]\*\]' .*control=False"
+    ),
+    Defect("model", "uncontrolled_arrays", "lengths", WARN, "seed of a generator"),
+    Defect("model", "no_influence", "influence", WARN, "seeded with a constant"),
+    Defect(
+        "model", "amplifies_rounding", "both ways", WARN, "amplifies rounding: branch on whole-number draws"
+    ),
     Defect("client", "wrong_density_of_draws", "log_prob", FAIL, "correct the density"),
     Defect("client", "wrong_density_of_observations", "log_prob", FAIL, "correct the density"),
     Defect("client", "ignores_observations", "observed values", FAIL, "value given"),
@@ -138,7 +146,15 @@ STARTED = (
     Defect("model", "hash_order", "restart", FAIL, "process"),
     Defect("model", "process_id", "restart", FAIL, "process"),
     Defect("model", "temporary_folder_in_name", "restart", FAIL, "process"),
-    Defect("model", "folder_in_name", "other folder", FAIL, "path"),
+    Defect("model", "folder_in_name", "other folder", FAIL, "absolute or relative path of where"),
+    Defect("model", "relative_file", "other folder", FAIL, "read by a relative path.*--cwd"),
+    Defect("model", "relative_file_of_steps", "other folder", FAIL, "read by a relative path.*--cwd"),
+    Defect("model", "shared_file", "side by side", FAIL, "fixed name .* --workers 1"),
+    Defect("client", "takes_a_fixed_port", "side by side", FAIL, "a port.* of its own"),
+    Defect("model", "warned_of", "warnings", WARN, "frozen"),
+    Defect("model", "warned_of_and_hidden", "same seed", FAIL, "what the client says"),
+    Defect("model", "dies_of_values", "support", WARN, "other controllers"),
+    Defect("client", "density_outside_the_support", "support", FAIL, "-inf outside"),
     Defect("model", "memory_leak", "leaks", FAIL, "release"),
     Defect("model", "file_leak", "leaks", FAIL, "release"),
     Defect("model", "thread_leak", "leaks", FAIL, "release"),
@@ -164,7 +180,8 @@ IN_CPP = (
     Defect("cpp", "unnamed_observation", "observations", FAIL, "with a name"),
     Defect("cpp", "memory_leak", "leaks", FAIL, "release"),
     Defect("cpp", "thread_leak", "leaks", FAIL, "release"),
-    Defect("cpp", "dies_of_values", "support", FAIL, "not end the process"),
+    Defect("cpp", "dies_of_values", "support", WARN, "other controllers"),
+    Defect("cpp", "frozen", "generators", WARN, "frozen"),
     Defect("cpp", "swallows_everything", "wire/vanishing", FAIL, "abandon the trace"),
 )
 
@@ -209,6 +226,83 @@ def test_a_defect_is_caught(defect: Defect, served_defect: Callable[..., Any]) -
 def test_a_defect_of_the_process_is_caught(defect: Defect, defect_command: Callable[..., Any]) -> None:
     command = defect_command(defect.kind, defect.name)
     expect(judged(subject(defect.timeout, command=command), defect.check), defect)
+
+
+TWINS = (
+    ("uncontrolled_noise", "lengths"),
+    ("path", "lengths"),
+    ("noise", "influence"),
+    ("few_digits", "both ways"),
+)
+STARTED_TWINS = (
+    ("own_file", "side by side"),
+    ("own_file", "other folder"),
+    ("own_file", "warnings"),
+    ("endless_outside_the_support", "support"),
+)
+
+
+def level(subject: Subject, check: str) -> Level:
+    (finding,) = judged(subject, check)
+    return finding.level
+
+
+@pytest.mark.parametrize(("name", "check"), TWINS, ids=str)
+def test_a_sound_twin_is_left_alone(name: str, check: str, served_defect: Callable[..., Any]) -> None:
+    with served_defect("model", name) as address:
+        assert level(subject(address=address), check) is Level.PASS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "check"), STARTED_TWINS, ids=str)
+def test_a_sound_twin_that_is_started_is_left_alone(
+    name: str, check: str, defect_command: Callable[..., Any]
+) -> None:
+    assert level(subject(command=defect_command("model", name)), check) is Level.PASS
+
+
+def failures(findings: Iterable[Finding]) -> list[str]:
+    return [f.check for f in findings if f.level in (FAIL, WARN)]
+
+
+def test_a_model_that_always_raises_is_told_once(served_defect: Callable[..., Any]) -> None:
+    with served_defect("model", "raises_always") as address, Evidence(subject(address=address)) as evidence:
+        found = list(judge(evidence))
+    assert failures(found) == ["traces"]
+    told = next(f.detail for f in found if f.check == "traces")
+    assert "FileNotFoundError: there is no table of cross sections (models.py:" in told
+    assert {f.detail for f in found if f.level is Level.SKIP} == {
+        "no trace runs through: see traces",
+        "only for a simulator that is started by a command",
+    }
+
+
+@pytest.mark.slow
+def test_what_follows_from_a_crash_is_skipped(defect_command: Callable[..., Any]) -> None:
+    command = defect_command("model", "crashes_sometimes")
+    with Evidence(Subject(command=command, timeout=20.0, num_traces=20, seconds=20.0)) as evidence:
+        found = list(judge(evidence))
+    assert failures(found) == ["traces"]
+    assert "fsanitize" in next(f.remedy for f in found if f.check == "traces")
+    skipped = {f.check: f.detail for f in found if f.level is Level.SKIP}
+    assert skipped["wire"] == skipped["same seed"] == "its process crashes in some traces: see traces"
+
+
+@pytest.mark.slow
+def test_where_only_one_process_can_run_the_others_are_not_waited_for(
+    defect_command: Callable[..., Any],
+) -> None:
+    command = defect_command("client", "takes_a_fixed_port")
+    with Evidence(subject(command=command)) as evidence:
+        found = list(judge(evidence))
+    assert failures(found) == ["side by side"]
+    assert "in use" in next(f.detail for f in found if f.check == "side by side")
+
+
+@pytest.mark.slow
+def test_what_follows_from_rounding_is_told_once(defect_command: Callable[..., Any]) -> None:
+    with Evidence(subject(command=defect_command("model", "amplifies_rounding"))) as evidence:
+        assert failures(judge(evidence)) == ["both ways"]
 
 
 @pytest.mark.parametrize(

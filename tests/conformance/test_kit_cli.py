@@ -64,7 +64,7 @@ def test_a_sound_simulator_passes_every_check(tmp_path: Path) -> None:
 def test_options_after_the_command_belong_to_the_simulator() -> None:
     result = check("--only", "handshake", *GAUSSIAN, "--marsaglia")
     assert result.exit_code == 0, result.output
-    assert "'gaussian_marsaglia' started" in " ".join(result.stdout.split())
+    assert "'gaussian_marsaglia' answered" in " ".join(result.stdout.split())
 
 
 def test_a_defect_fails_with_its_remedy(served_defect: Serve) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from ppx_inference.conformance.differences import Difference, briefly, first_difference
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
-from ppx_inference.conformance.repeating import compared, number_of
+from ppx_inference.conformance.repeating import compared
 from ppx_server.errors import SimulatorStartError
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import TraceBatch
@@ -47,7 +47,8 @@ def side_by_side(evidence: Evidence) -> Iterator[Finding]:
     script = ScriptBatch.empty(evidence.subject.seed, traces.index)
     deadline = time.perf_counter() + _SHARE * evidence.subject.seconds
     found = None
-    with evidence.subject.open(batches=not evidence.defect, num_workers=2) as simulator:
+    addresses = [evidence.second.running.address, evidence.third.running.address]
+    with evidence.subject.connect(addresses, batches=not evidence.defect) as simulator:
         for _ in range(_ROUNDS):
             found = first_difference(traces, simulator.execute(script, None))
             if found is not None or time.perf_counter() > deadline:
@@ -62,28 +63,36 @@ def side_by_side(evidence: Evidence) -> Iterator[Finding]:
 
 
 def other_folder(evidence: Evidence) -> Iterator[Finding]:
-    """A process in the folder where the check is made, and one in an empty folder."""
+    """A process in the folder where the check is made, or in an empty folder: where the others are not."""
     traces = evidence.some.select(np.arange(min((len(evidence.some) + 1) // 2, _MOST_TRACES)))
     names = _names_read(evidence.subject.command)
-    with tempfile.TemporaryDirectory(prefix="ppx-elsewhere-") as elsewhere:
-        for folder, where in ((os.getcwd(), "in this folder"), (elsewhere, "in an empty folder")):
-            try:
-                again = _executed_in(evidence, folder, traces)
-            except SimulatorStartError as error:
-                detail = f"started {where} it does not answer: {briefly(str(error))}"
-                yield Finding("other folder", Level.FAIL, detail, _relative_files(names))
-                return
-            found = first_difference(traces, again)
-            if found is not None:
-                folders = (os.getcwd(), elsewhere, os.path.realpath(elsewhere))
-                remedy = _PATHS if _names_a_folder(found, folders) else _relative_files(names)
-                text = compared(evidence, "other folder", traces, found, passed="", remedy=remedy)
-                yield Finding(
-                    text.check, text.level, f"started {where}: {text.detail}", text.remedy, text.facts
-                )
-                return
-    detail = f"in this folder and in an empty one {number_of(len(traces), 'trace')} come out the same"
-    yield Finding("other folder", Level.PASS, detail, facts={"traces": len(traces)})
+    process = evidence.second.running.process
+    assert process is not None
+    with tempfile.TemporaryDirectory(prefix="ppx-elsewhere-") as empty:
+        here = Path.cwd()
+        folder, where = (
+            (here, "in this folder") if _folder_of(process.pid) != here else (empty, "in an empty folder")
+        )
+        try:
+            again = _executed_in(evidence, str(folder), traces)
+        except SimulatorStartError as error:
+            detail = f"started {where} it does not answer: {briefly(str(error))}"
+            yield Finding("other folder", Level.FAIL, detail, _relative_files(names))
+            return
+    found = first_difference(traces, again)
+    remedy = _relative_files(names)
+    if found is not None and _names_a_folder(found, (str(here), empty, os.path.realpath(empty))):
+        remedy = _PATHS
+    passed = f"started {where}, too, {{}} come out the same"
+    yield compared(evidence, "other folder", traces, found, passed=passed, remedy=remedy)
+
+
+def _folder_of(pid: int) -> Path | None:
+    """Where a process works; None where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None
 
 
 _PATHS = "let addresses hold no absolute or relative path of where the program was started"

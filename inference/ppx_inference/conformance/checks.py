@@ -20,6 +20,7 @@ from ppx_inference.conformance import (
     repeating,
     wire,
 )
+from ppx_inference.conformance.differences import briefly
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
 from ppx_inference.conformance.reasons import Fault, faults
@@ -36,8 +37,8 @@ class Check:
         judge: Looks at the evidence, and says what it finds.
         needs: What it cannot do without: `command`, `batch`, `model` (one that does not raise in every trace), `second`
             (a second process beside the first), `traces` (one that runs through at least), `draws`, `observations`,
-            `sound` (a process that no trace crashes), `repeatable` (traces that are the same again in the same
-            process) or `stable` (in another process, too).
+            `sound` (a process that no trace crashes), `steady` (a model that repeats its traces), `repeatable` (traces
+            that are the same again in the same process) or `stable` (in another process, too).
     """
 
     name: str
@@ -47,10 +48,8 @@ class Check:
 
 
 def _wire(evidence: Evidence) -> Iterable[Finding]:
-    unrepeated = (
-        _missing(evidence, "repeatable") if _has_traces(evidence) and evidence.is_model_hidden else ""
-    )
-    return wire.checks(evidence.subject, unrepeated=unrepeated)
+    is_hidden = _has_traces(evidence) and evidence.hidden is not None
+    return wire.checks(evidence.subject, unrepeated=_UNREPEATED if is_hidden else "")
 
 
 CHECKS: Sequence[Check] = (
@@ -58,12 +57,6 @@ CHECKS: Sequence[Check] = (
     Check("traces", "prior traces run through; why they do not", contents.traces),
     Check("warnings", "what its client says of it", generators.warnings, ("command", "traces")),
     Check("same seed", "no randomness that bypasses PPX", repeating.same_seed, ("traces", "sound")),
-    Check(
-        "wire",
-        "messages and states as PPX says, also where the controller errs",
-        _wire,
-        ("model", "sound", "second"),
-    ),
     Check("draws", "there are draws, and inference may choose some", contents.draws, ("traces",)),
     Check("lengths", "no trace is long for noise that nobody asks for", contents.lengths, ("traces",)),
     Check("values", "observations, tags and results are finite numbers", contents.values, ("traces",)),
@@ -119,8 +112,18 @@ CHECKS: Sequence[Check] = (
         leaks.leaks,
         ("command", "second", "traces", "sound"),
     ),
+    Check(
+        "wire",
+        "messages and states as PPX says, also where the controller errs",
+        _wire,
+        ("model", "sound", "second", "steady"),
+    ),
     Check("speed", "for information", introduction.speed, ("traces",)),
 )
+
+
+_EXECUTING = {"second", "sound", "steady", "repeatable", "stable"}
+"""What checks need that run the simulator again; the others look at what has been run, which takes no time."""
 
 
 def judge(
@@ -139,7 +142,7 @@ def judge(
     for check in checks:
         say(check.name)
         try:
-            if evidence.overtime:
+            if evidence.overtime and not _EXECUTING.isdisjoint(check.needs):
                 detail = "no time was left for it; allow the check more --seconds"
                 yield Finding(check.name, Level.SKIP, detail)
                 continue
@@ -149,8 +152,18 @@ def judge(
             else:
                 yield from check.judge(evidence)
         except PPXError as error:
-            remedy = "see the message; --timeout gives a slow trace more time"
-            yield Finding(check.name, Level.FAIL, str(error), remedy)
+            yield _broken_off(evidence, check.name, error)
+
+
+def _broken_off(evidence: Evidence, check: str, error: PPXError) -> Finding:
+    ended = evidence.second.ended() or evidence.third.ended()
+    if not ended:
+        remedy = "see the message; --timeout gives a slow trace more time"
+        return Finding(check, Level.FAIL, str(error), remedy)
+    evidence.trouble = evidence.trouble or f"its process crashes: see {check}"
+    return Finding(
+        check, Level.FAIL, f"its process does not last: {briefly(ended)}", repeating.LOST[Fault.CRASH]
+    )
 
 
 def unstarted(error: PPXError) -> Finding:
@@ -163,6 +176,10 @@ def unstarted(error: PPXError) -> Finding:
     return Finding("handshake", Level.FAIL, str(error), remedy)
 
 
+_NO_TRACE = "no trace runs through: see traces"
+_UNREPEATED = "traces are not the same again: see same seed"
+
+
 def _missing(evidence: Evidence, need: str) -> str:
     """Why a need is not met; empty if it is."""
     if need == "command":
@@ -170,7 +187,9 @@ def _missing(evidence: Evidence, need: str) -> str:
     if need == "batch" and not evidence.takes_batches:
         return "only for simulators that execute batches"
     if need == "model":
-        return "the model raises in every trace: see traces" if _always_raises(evidence) else ""
+        return _NO_TRACE if _always_raises(evidence) else ""
+    if need == "steady":
+        return _UNREPEATED if _has_traces(evidence) and evidence.is_model_hidden else ""
     if need in ("sound", "repeatable", "stable") and (trouble := _trouble(evidence)):
         return trouble
     if need == "sound":
@@ -179,13 +198,13 @@ def _missing(evidence: Evidence, need: str) -> str:
         lonely = evidence.subject.command and evidence.lonely
         return "a second process does not start: see side by side" if lonely else ""
     if not _has_traces(evidence):
-        return "no trace runs through: see traces"
+        return _NO_TRACE
     if need == "draws" and not len(evidence.sound.value):
         return "there are no draws"
     if need == "observations" and not len(evidence.sound.observations.address_id):
         return "nothing is observed"
     if need in ("repeatable", "stable") and evidence.hidden is not None:
-        return evidence.trouble or "traces are not the same again: see same seed"
+        return evidence.trouble or _UNREPEATED
     if need == "stable" and not evidence.lonely and evidence.unsteady is not None:
         return evidence.trouble or "traces are not the same in another process: see restart"
     return ""

@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ppx_inference.conformance.companion import Companion
 from ppx_inference.conformance.differences import OTHER_QUANTILES, Difference, first_difference
 from ppx_inference.conformance.findings import Running, Subject
 from ppx_inference.conformance.reasons import Fault, faults
@@ -28,8 +29,6 @@ _AGAIN_SHARE = 0.05
 """Shares of the time for all: for prior traces, and for one check that executes some of them again."""
 _LISTEN_SHARE = 0.02
 _FIRST_TRACES = 2
-_ANSWER_SECONDS = 5.0
-"""Within which a process answers a Handshake that has answered one before."""
 _NOTICE_SECONDS = 0.5
 """Until what a process has printed has been read."""
 _SLOW, _OVERTIME = 0.01, 1.2
@@ -55,6 +54,8 @@ class Evidence:
         defect: What densities it reported in batches that are wrong, in words; else empty. Once that is known, it is
             steered draw by draw, where the controller computes them.
         prior_seconds: How long `traces` took.
+        second: Another process, for what is to be told of one beside the first.
+        third: One that may be lost.
         trouble: That its process crashes or hangs in sound company, and which check told it; empty while it does not.
 
     Raises:
@@ -67,8 +68,9 @@ class Evidence:
         self.prior_seconds = 0.0
         self.trouble = ""
         self._stack = ExitStack()
-        self._second: Running | None = None
-        self._second_stack = self._stack.enter_context(ExitStack())
+        self.second, self.third = Companion(subject), Companion(subject)
+        self._stack.callback(self.second.stop)
+        self._stack.callback(self.third.stop)
         self._stepwise: tuple[Running, Simulator] | None = None
         self._started = time.perf_counter()
         self.simulator = subject.open()
@@ -146,34 +148,17 @@ class Evidence:
         most = int(_AGAIN_SHARE * self.subject.seconds / max(self.seconds_per_trace, 1e-9))
         return sound.select(np.arange(min(max(most, 2), _MOST_AGAIN, len(sound))))
 
-    @property
-    def second(self) -> Running:
-        """A second process, started when it is first needed, and again where it has ended; or the only one there is.
-
-        Raises:
-            SimulatorStartError: It does not start or answer.
-        """
-        process = None if self._second is None else self._second.process
-        if self._second is None or (process is not None and process.exit_code() is not None):
-            self._second_stack.close()
-            self._second = None
-            running = self._second_stack.enter_context(self.subject.running())
-            self.subject.connect(running.address).close()  # once it has answered, it answers at once
-            self._second = running
-        return self._second
-
     @cached_property
     def lonely(self) -> str:
         """Why no second process starts beside the first; empty if one does."""
         try:
-            self.second  # noqa: B018 (it is started)
+            self.second.running  # noqa: B018 (it is started)
         except SimulatorStartError as error:
-            self._second_stack.close()
             return str(error)
         return ""
 
     def connect(self, *, batches: bool = True) -> Simulator:
-        """A connection to the second process; to a fresh one, if it hangs in what it was doing before.
+        """A connection to the second process.
 
         Args:
             batches: False to go draw by draw.
@@ -181,22 +166,14 @@ class Evidence:
         Raises:
             SimulatorStartError: It does not answer.
         """
-        batches = batches and not self.defect
-        running = self.second
-        try:
-            return self.subject.connect(running.address, batches=batches, start_timeout=_ANSWER_SECONDS)
-        except SimulatorStartError:
-            if running.process is None:
-                raise
-            running.process.stop(grace=0.0)
-        return self.subject.connect(self.second.address, batches=batches)
+        return self.second.connect(batches=batches and not self.defect)
 
     @property
     def stepwise_simulator(self) -> Simulator:
         """The second process, steered draw by draw; `simulator` if that always is."""
         if self.defect or not self.takes_batches:
             return self.simulator
-        second = self.second
+        second = self.second.running
         if self._stepwise is None or self._stepwise[0] is not second:
             self._stepwise = second, self._stack.enter_context(self.connect(batches=False))
         return self._stepwise[1]
@@ -265,8 +242,10 @@ class Evidence:
     @cached_property
     def heard(self) -> dict[int, Played]:
         """The first of `some` as told draw by draw, message by message, by index; fewer if something goes wrong."""
+        if self.lonely:
+            return {}
         wanted = 1 + int(_LISTEN_SHARE * self.subject.seconds / max(self.seconds_per_trace, 1e-9))
-        second = replace(self.subject, command=(), address=self.second.address)
+        second = replace(self.subject, command=(), address=self.second.running.address)
         heard: dict[int, Played] = {}
         with Stage(second) as stage, stage.link() as link, suppress(PPXError):
             link.greet(_SPOKEN)

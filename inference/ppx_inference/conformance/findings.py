@@ -102,19 +102,15 @@ class Subject:
         *,
         batches: bool = True,
         command: Sequence[str] | None = None,
-        num_workers: int = 1,
-        timeout: float | None = None,
     ) -> Simulator:
         """A fresh process, or a new connection to the simulator that is running.
 
         Args:
             batches: False to go draw by draw, as in PPX 1.0, whatever the simulator announces.
             command: Start this instead, such as the same program from another folder.
-            num_workers: How many processes to start.
-            timeout: Seconds it may take for a trace; by default those of the subject.
 
         Returns:
-            A simulator, which fails no run however many of its traces fail: findings count them.
+            One simulator, which fails no run however many of its traces fail: findings count them.
 
         Raises:
             SimulatorStartError: It does not start or answer.
@@ -123,23 +119,36 @@ class Subject:
             return self.connect(self.address, batches=batches)
         return Simulator(
             command or self.command,
-            num_workers=num_workers,
-            timeout=timeout or self.timeout,
+            num_workers=1,
+            timeout=self.timeout,
             start_timeout=self.start_timeout,
             cwd=self.cwd,
             policy=_TOLERANT,
             batches=batches,
         )
 
-    def connect(self, address: str, *, batches: bool = True, start_timeout: float | None = None) -> Simulator:
+    def connect(
+        self,
+        address: str | Sequence[str],
+        *,
+        batches: bool = True,
+        timeout: float | None = None,
+        start_timeout: float | None = None,
+    ) -> Simulator:
         """A connection to a simulator that is running, such as one of `running`; it is not started again if it dies.
+
+        Args:
+            address: Where it serves; several for several of them.
+            batches: False to go draw by draw.
+            timeout: Seconds it may take for a trace; by default those of the subject.
+            start_timeout: Seconds within which it must answer the first message; by default as after a start.
 
         Raises:
             SimulatorStartError: It does not answer.
         """
         return Simulator(
             address=address,
-            timeout=self.timeout,
+            timeout=timeout or self.timeout,
             start_timeout=start_timeout or self.start_seconds,
             policy=_TOLERANT,
             batches=batches,

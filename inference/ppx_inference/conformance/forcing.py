@@ -16,7 +16,7 @@ from ppx_inference.conformance.reasons import Fault, fault
 from ppx_inference.conformance.repeating import number_of
 from ppx_server.address import Address
 from ppx_server.distributions import FAMILIES, Kind
-from ppx_server.errors import PPXError
+from ppx_server.errors import PPXError, SimulatorError
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 
@@ -84,7 +84,7 @@ def _refusals(evidence: Evidence, attempts: Sequence[_Attempt]) -> Finding | Non
     first = evidence.some.select([0])
     taken: list[str] = []
     with evidence.connect() as simulator:
-        running = evidence.second
+        running = evidence.second.running
         before = simulator.execute(ScriptBatch.replay(first), None)
         for attempt in attempts:
             try:
@@ -138,26 +138,27 @@ def _weighed(evidence: Evidence, attempts: Sequence[_Attempt], lost: _Lost) -> t
     subject = evidence.subject
     patience = max(_PATIENCE_SHARE * subject.seconds, _PATIENCE_TRACES * evidence.seconds_per_trace)
     weighed = 0
-    with subject.open(timeout=min(patience, subject.timeout)) as simulator:
-        for attempt in attempts:
-            trace = simulator.execute(attempt.script, None)
-            how = fault(next(iter(trace.failures.values()), ""))
-            if trace.status[0] != Status.OK:
-                if how is Fault.HANG:
-                    lost.hung.append(str(attempt))
-                elif how is Fault.CRASH:
-                    lost.ended.append(str(attempt))
-                if len(lost) == _MOST_LOST:
-                    break
-                continue
-            if not _made(trace, attempt):  # another process may have other addresses: told by restart
-                continue
-            if not (np.isneginf(trace.log_prob) & (trace.value == attempt.value)).any():
-                return (
-                    weighed,
-                    f"{attempt} is outside of the support, but no draw has a density of 0 and that value",
-                )
-            weighed += 1
+    for attempt in attempts:
+        with evidence.third.connect(timeout=min(patience, subject.timeout)) as simulator:
+            try:
+                trace = simulator.execute(attempt.script, None)
+            except SimulatorError as error:
+                trace, how = None, fault(str(error))
+            else:
+                how = fault(next(iter(trace.failures.values()), ""))
+        if how in (Fault.HANG, Fault.CRASH):
+            (lost.hung if how is Fault.HANG else lost.ended).append(str(attempt))
+            evidence.third.stop()
+            if len(lost) == _MOST_LOST:
+                break
+        if trace is None or trace.status[0] != Status.OK or not _made(trace, attempt):
+            continue  # another process may have other addresses: told by restart
+        if not (np.isneginf(trace.log_prob) & (trace.value == attempt.value)).any():
+            return (
+                weighed,
+                f"{attempt} is outside of the support, but no draw has a density of 0 and that value",
+            )
+        weighed += 1
     return weighed, ""
 
 

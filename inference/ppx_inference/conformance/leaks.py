@@ -52,7 +52,7 @@ def leaks(evidence: Evidence) -> Iterator[Finding]:
     if possible < _FEWEST_RUNS:
         yield Finding("leaks", Level.SKIP, f"{possible:,} runs, all there is time for, are too few")
         return
-    running = evidence.second
+    running = evidence.second.running
     assert running.process is not None
     with evidence.connect() as simulator:
         try:
@@ -61,6 +61,7 @@ def leaks(evidence: Evidence) -> Iterator[Finding]:
             ended = running.process.wait(_END_SECONDS) is not None
             detail = briefly(running.process.describe_end() if ended else str(error))
             remedy = "a process must last: no run may end it, or make it fail ever after"
+            evidence.trouble = evidence.trouble or "its process does not last: see leaks"
             yield Finding("leaks", Level.FAIL, f"it does not survive many runs: {detail}", remedy)
             return
     facts = {

@@ -20,9 +20,10 @@ _COMPANY = 50
 
 _BYPASS = (
     "something random or left over does not come from PPX: let every random number come from PPX draws (no rand(), "
-    "random, time, thread order or uninitialised memory), and set global state anew at the start of each run"
+    "random, time, thread order, uninitialised or overwritten memory), and set global state anew at the start of "
+    "each run"
 )
-_LOST = {
+LOST = {
     Fault.CRASH: "the process must survive whatever a trace does: look for memory that is used beyond its bounds or "
     "after it was freed (gcc and g++ -g -fsanitize=address,undefined, gfortran -fcheck=all)",
     Fault.HANG: "a trace that ended before must end again: look for loops and locks that depend on earlier runs",
@@ -106,8 +107,8 @@ def compared(
     part = varying_part([found.before, found.after]) if found.before and found.after else None
     if part is not None:
         detail += f"; what changes is {part}"
-    if found.fault in _LOST:
-        remedy = _LOST[found.fault]
+    if found.fault in LOST:
+        remedy = LOST[found.fault]
     elif found.fault is Fault.MODEL:
         remedy = "the model raises the second time only: " + remedy
     elif part is not None and part.is_pointer:

@@ -29,7 +29,6 @@ class Part(NamedTuple):
         needs: Capability without which it is left out.
         extra: Whether PPX 1.0 did not ask for it.
         after: Parts that must not have failed, or this one says nothing new.
-        repeats: Whether it expects a trace to be the same again.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Part(NamedTuple):
     needs: str = ""
     extra: bool = False
     after: tuple[str, ...] = ("run",)
-    repeats: bool = False
 
 
 _TRACES_REPEAT = ("columns", "independence")
@@ -139,7 +137,6 @@ PARTS = (
         "let a trace depend on its seed, index and script alone: keep nothing from one trace to the next",
         "batch",
         after=("columns",),
-        repeats=True,
     ),
     Part(
         "order",
@@ -207,14 +204,15 @@ def checks(subject: Subject, parts: Sequence[Part] = PARTS, *, unrepeated: str =
     Args:
         subject: The simulator.
         parts: What to try, behind the handshake.
-        unrepeated: Why its traces are not the same again, if that is known: then parts that expect it say nothing.
+        unrepeated: That its traces are not the same again, if that is known: then the loss of a process may be the
+            model's fault, and ends the check without a verdict.
 
     Raises:
         SimulatorStartError: The program does not exist or cannot be executed.
     """
-    began = time.monotonic()
     with Stage(subject) as stage:
         yield _judge(HANDSHAKE, stage)
+        began = time.monotonic()  # it may take long to start
         if stage.greeting is None:
             return
         for capability in sorted({part.needs for part in parts} - stage.capabilities - {""}):
@@ -223,21 +221,20 @@ def checks(subject: Subject, parts: Sequence[Part] = PARTS, *, unrepeated: str =
         for part in parts:
             if part.needs and part.needs not in stage.capabilities:
                 continue
-            if reason := _pointless(part, stage, failed, began, unrepeated):
+            if reason := _pointless(part, stage, failed, began):
                 yield Finding(_name(part), Level.SKIP, reason)
                 continue
             finding = _judge(part, stage)
-            if finding.level is Level.FAIL and unrepeated and stage.ended():
-                finding = Finding(finding.check, Level.SKIP, f"its process ended, and {unrepeated}")
+            if finding.level is Level.FAIL and unrepeated and stage.num_lost:
+                yield Finding(finding.check, Level.SKIP, f"{finding.detail}; {unrepeated}")
+                return
             yield finding
             if finding.level is Level.FAIL:
                 failed.add(part.name)
 
 
-def _pointless(part: Part, stage: Stage, failed: set[str], began: float, unrepeated: str) -> str:
+def _pointless(part: Part, stage: Stage, failed: set[str], began: float) -> str:
     """Why a part is left out; empty if it is not."""
-    if unrepeated and (part.repeats or any(p.repeats for p in PARTS if p.name in part.after)):
-        return unrepeated
     if before := failed.intersection(part.after):
         return f"says nothing new where wire/{min(before)} fails"
     if time.monotonic() - began > _SHARE * stage.subject.seconds:

@@ -71,12 +71,14 @@ class Stage:
         patience: Seconds to wait for an answer.
         capabilities: What the simulator has announced, of all that it has been offered.
         greeting: Its answer to a controller that knows every extension, None before.
+        num_lost: How often no answer came, or its process ended.
     """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.patience = subject.start_seconds
         self.greeting: HandshakeResult | None = None
+        self.num_lost = 0
         self._trace_seconds = 0.0
         self._is_gone = False
         self._stack = ExitStack()
@@ -283,8 +285,10 @@ class Link:
         while not self._socket.poll(_SLICE_MS):
             ended = self.stage.ended() or ("it closed the connection" if self._disconnections.poll(0) else "")
             if ended and not self._socket.poll(_LAST_WORDS_MS):
+                self.stage.num_lost += 1
                 raise NoAnswerError(f"after {self._last}: {self.stage.ended() or ended}")
             if time.monotonic() - began > limit:
+                self.stage.num_lost += patience is None  # else silence may be right
                 raise NoAnswerError(f"no answer to {self._last} within {limit:.3g} s")
         frames = self._socket.recv_multipart()
         if self._envelope:

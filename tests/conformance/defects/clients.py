@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,6 +115,14 @@ def single_precision_read() -> None:
 def _rounded(value: Any) -> Any:
     single = np.asarray(value, np.float32).astype(np.float64)
     return float(single) if isinstance(value, float) else single
+
+
+_taken: list[socket.socket] = []
+
+
+def takes_a_fixed_port() -> None:
+    """Only one process can have it."""
+    _taken.append(socket.create_server(("127.0.0.1", 45_871)))
 
 
 # Scripts, numbers and columns

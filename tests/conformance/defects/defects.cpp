@@ -79,6 +79,13 @@ void unmarked_rejection() {
     observe(Normal{x, 1.0}, "y");
 }
 
+// Noise that is the same in every trace, and in every repetition.
+void frozen() {
+    const double mu = sample(Normal{0.0, 1.0}, "mu");
+    std::srand(1);
+    observe(Normal{mu + static_cast<double>(std::rand()) / RAND_MAX, 1.0}, "y");
+}
+
 void no_observations() { sample(Normal{0.0, 1.0}, "x"); }
 
 void unnamed_observation() { observe(Normal{sample(Normal{0.0, 1.0}, "x"), 1.0}); }
@@ -124,6 +131,7 @@ const std::map<std::string, std::function<void()>> models{
     {"pointer", pointer},
     {"loop_counter", loop_counter},
     {"unmarked_rejection", unmarked_rejection},
+    {"frozen", frozen},
     {"no_observations", no_observations},
     {"unnamed_observation", unnamed_observation},
     {"memory_leak", memory_leak},

@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import random
+import sys
 import tempfile
 import threading
 import time
@@ -243,6 +244,145 @@ def very_long() -> None:
 
 
 _STEP = ppx.Normal(0.0, 1.0)
+
+# Many draws
+
+
+def noise() -> None:
+    """A rate is of interest, four hundred uniform numbers are not."""
+    rate = ppx.sample(ppx.Beta(2.0, 2.0), name="rate")
+    hits = sum(ppx.sample(_UNIFORM, name="u") < rate for _ in range(400))
+    ppx.observe(ppx.Normal(hits / 400, 0.1), name="share")
+
+
+def noise_of_many_addresses() -> None:
+    """The same, with an address for each."""
+    rate = ppx.sample(ppx.Beta(2.0, 2.0), name="rate")
+    hits = sum(ppx.sample(_UNIFORM, name=f"u[{i}]") < rate for i in range(400))
+    ppx.observe(ppx.Normal(hits / 400, 0.1), name="share")
+
+
+def uncontrolled_noise() -> None:
+    """The same, with what is advised."""
+    rate = ppx.sample(ppx.Beta(2.0, 2.0), name="rate")
+    hits = sum(ppx.sample(_UNIFORM, name="u", control=False) < rate for _ in range(400))
+    ppx.observe(ppx.Normal(hits / 400, 0.1), name="share")
+
+
+def uncontrolled_arrays() -> None:
+    """Long, although all that can be done about it was done."""
+    x = ppx.sample(ppx.Normal(0.0, 1.0), name="x")
+    ppx.sample(ppx.Normal(np.zeros(12_000), 1.0), name="noise", control=False)
+    ppx.observe(ppx.Normal(x, 1.0), name="y")
+
+
+def path() -> None:
+    """As many draws, of which all are of interest: where a walk goes, and how closely it is observed."""
+    x = 0.0
+    for _ in range(400):
+        x += 0.05 * ppx.sample(_STEP, name="step")
+    ppx.observe(ppx.Normal(x, 0.05), name="y")
+
+
+_UNIFORM = ppx.Uniform(0.0, 1.0)
+
+
+def no_influence() -> None:
+    """What is observed does not depend on what is drawn, but on a generator that repeats itself."""
+    ppx.sample(ppx.Normal(0.0, 1.0), name="mu")
+    ppx.observe(ppx.Normal(np.random.default_rng(42).normal(), 1.0), name="y")
+
+
+def _seeded_by(name: str, largest: float) -> None:
+    mu = ppx.sample(ppx.Normal(0.0, 1.0), name="mu")
+    seed = int(largest * ppx.sample(_UNIFORM, name=name, control=False))
+    ppx.observe(ppx.Normal(mu + np.random.default_rng(seed).normal(), 0.5), name="y")
+
+
+def amplifies_rounding() -> None:
+    """The last bit of a draw decides on everything."""
+    _seeded_by("seed", 2.0**52)
+
+
+def few_digits() -> None:
+    """The twin: so many digits are the same on every machine."""
+    _seeded_by("seed", 2.0**31)
+
+
+# Other processes, and folders
+
+_SHARED = os.path.join(tempfile.gettempdir(), "ppx-defect-parameters")
+
+
+def _by_file(target: str) -> None:
+    """Hands a number on through a file."""
+    mu = ppx.sample(ppx.Normal(0.0, 1.0), name="mu")
+    with open(f"{target}.{os.getpid()}", "w") as file:
+        file.write(repr(mu))
+    os.replace(file.name, target)
+    time.sleep(0.0002)  # another program looks at it
+    with open(target) as file:
+        x = float(file.read())
+    ppx.observe(ppx.Normal(x, 0.5), name="y")
+
+
+def shared_file() -> None:
+    """Every process writes to the same file."""
+    _by_file(_SHARED)
+
+
+def own_file() -> None:
+    """The twin, with a file for each."""
+    _by_file(os.path.join(_workspace(), "parameters"))
+
+
+def relative_file() -> None:
+    """Takes 0 for a table that it does not find, as many old programs do."""
+    gain = 2.0 if os.path.exists("pyproject.toml") else 0.0
+    ppx.observe(ppx.Normal(gain * ppx.sample(ppx.Normal(0.0, 1.0), name="mu"), 0.5), name="y")
+
+
+def relative_file_of_steps() -> None:
+    """The number of draws follows from a file."""
+    x = 0.0
+    for _ in range(3 if os.path.exists("pyproject.toml") else 2):
+        x += ppx.sample(_STEP, name="step")
+    ppx.observe(ppx.Normal(x, 0.5), name="y")
+
+
+def endless_outside_the_support() -> None:
+    """Sound: a step is never negative, so the loop ends."""
+    step = ppx.sample(ppx.LogNormal(-1.0, 0.5), name="step")
+    t = 0.0
+    while t < 5.0:
+        t += step
+    ppx.observe(ppx.Normal(t, 0.5), name="y")
+
+
+def crashes_sometimes() -> None:
+    x = ppx.sample(ppx.Uniform(0.0, 1.0), name="x")
+    if x > 0.8:
+        os.abort()
+    ppx.observe(ppx.Normal(x, 1.0), name="y")
+
+
+def warned_of() -> None:
+    """Its client has something to say of it."""
+    if next(_runs) == 0:
+        sys.stderr.write(
+            "model.py:3: ModelWarning: ppx: random.Random(42) is left alone: its noise is frozen\n"
+        )
+        sys.stderr.flush()
+    sound()
+
+
+def warned_of_and_hidden() -> None:
+    """What is hidden is what its client warns of."""
+    if next(_runs) == 0:
+        sys.stderr.write("ppx: a draw was made on a thread that does not belong to the running trace\n")
+        sys.stderr.flush()
+    hidden_in_the_likelihood()
+
 
 # Resources
 

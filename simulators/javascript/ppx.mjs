@@ -5,6 +5,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createHash } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
+import { getEnvironmentData, isMainThread, setEnvironmentData } from "node:worker_threads";
 import { Builder } from "flatbuffers";
 import { Router } from "zeromq";
 
@@ -217,6 +218,8 @@ function decode(frames) {
 }
 
 const context = new AsyncLocalStorage(); // { trace, prefix } of the code that runs
+let serving = null; // the Server of this thread
+const SERVED = "ppx: a model is served"; // what worker threads are told
 
 /** What a statement needs, checked at once: errors are thrown, even if the model does not await the statement. */
 function statement(name, distribution) {
@@ -224,7 +227,18 @@ function statement(name, distribution) {
   if (distribution !== undefined && !(distribution instanceof Distribution))
     throw new PPXError(`${name}: this is no distribution; write e.g. ppx.Normal(0, 1)`);
   const { trace, prefix = "" } = context.getStore() ?? {};
+  if (!trace) stray(name);
   return { trace, address: prefix + name };
+}
+
+/** A statement that belongs to no trace: fine where none runs, but not beside one, whose draws would be incomplete. */
+function stray(name) {
+  const where = isMainThread ? "in a callback that does not belong to the running trace" : "on a worker thread";
+  if (isMainThread ? !serving?.running : !getEnvironmentData(SERVED)) return;
+  const remedy = "where nothing is controlled or recorded; make it in the model's own code";
+  const what = `${name}: this statement was made ${where}, ${remedy}`;
+  if (serving) serving.trace.end ??= new EndOfTrace(what);
+  throw new PPXError(what);
 }
 
 const filled = ({ shape }, at) => fromTensor({ data: Array.from({ length: shape[0] ?? 1 }, (_, i) => at(i)), shape });
@@ -330,6 +344,7 @@ function describe(error) {
 class Server {
   sessions = new Map(); // capabilities by controller, least recently heard of first
   running = false; // the model
+  trace = null; // its last one
   interrupt = () => {}; // ends the wait for it
   constructor(forward, name, fingerprint) {
     Object.assign(this, { forward, name, fingerprint });
@@ -385,7 +400,7 @@ class Server {
   }
   async run(sender, capabilities) {
     const { forward } = this;
-    const trace = new Trace(this, sender, capabilities);
+    const trace = (this.trace = new Trace(this, sender, capabilities));
     let [result, failure, open] = [null, null, null];
     this.running = true;
     const stopped = new Promise((_, reject) => (this.interrupt = reject));
@@ -432,6 +447,8 @@ export async function serve(forward, { name, bind, fingerprint = hashOf(process.
     server.socket.close();
     throw new PPXError(`${name} cannot bind ${endpoint}: ${error.message}; choose another endpoint by PPX_BIND`);
   }
+  serving = server;
+  setEnvironmentData(SERVED, true);
   for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, stop);
   process.stderr.write(`${name}: serving PPX at ${server.socket.lastEndpoint}\n`);
   try {
@@ -441,6 +458,8 @@ export async function serve(forward, { name, bind, fingerprint = hashOf(process.
   } finally {
     for (const signal of ["SIGTERM", "SIGINT"]) process.removeListener(signal, stop);
     server.socket.close();
+    serving = null;
+    setEnvironmentData(SERVED, undefined);
     if (endpoint.startsWith("ipc:///")) rmSync(endpoint.slice("ipc://".length), { force: true }); // ZeroMQ leaves it
   }
   if (server.running) process.exit(0); // what the model waits for would keep the process alive

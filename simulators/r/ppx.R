@@ -223,13 +223,15 @@ ppx_observe_categorical <- function(probs, name, value = NULL) {
 #' such a number is its call as text. Draws that it is made of have addresses below that and no name.
 with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, parent = parent.frame()))
 
-#' Does the same for all functions of an installed package. What a package draws is under control anyway, as uniform and
-#' normal numbers at `unif_rand` and `norm_rand`; now inference sees families, each where it is called.
+#' Does the same for what an installed package imports from stats. All that it draws is under control anyway, as uniform
+#' and normal numbers at `unif_rand` and `norm_rand`; now inference sees families, each where it is called.
 ppx_package <- function(package) {
-  namespace <- asNamespace(package)
-  if (!exists(".ppx_stand_in", parent.env(namespace), inherits = FALSE))
-    parent.env(namespace) <- list2env(c(.ppx_stand_ins, .ppx_stand_in = .ppx_stand_in), parent = parent.env(namespace))
-  invisible(namespace)
+  imports <- parent.env(asNamespace(package))
+  for (name in intersect(names(.ppx_stand_ins), ls(imports))) {
+    unlockBinding(name, imports)
+    assign(name, .ppx_stand_ins[[name]], imports)
+    lockBinding(name, imports)
+  }
 }
 
 #' The call of the stand-in that called the caller. That of do.call has values in it: then it is the call of do.call.

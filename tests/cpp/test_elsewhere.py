@@ -28,9 +28,7 @@ def program() -> Path:
 
 def run(program: Path, model: str, batches: bool) -> TraceBatch:
     policy = FailurePolicy(most=1.0)
-    with Simulator(
-        [str(program), model], num_workers=1, batches=batches, policy=policy, timeout=20
-    ) as sim:
+    with Simulator([str(program), model], num_workers=1, batches=batches, policy=policy, timeout=20) as sim:
         return sim.prior(3, seed=1)
 
 

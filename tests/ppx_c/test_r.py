@@ -129,10 +129,10 @@ def test_a_name_is_that_of_the_number_that_the_model_gets(in_r: Build, batches: 
     for name in names:
         np.testing.assert_array_equal(values[name], values[f"{name} got"], err_msg=name)
     assert set(values["sample(1:6, 1)"]) == {1, 2, 3, 4, 5, 6}
-    assert len(unnamed) == 20 * 18
+    assert len(unnamed) == 20 * 19
     parts = [traces.addresses[i].address for i in traces.address_id[: traces.length[0]].tolist()]
     assert parts[0] == "sample(1:6, 1)/index"
-    assert parts[-1] == "sample(c(heads, tails), 1)/index"
+    assert parts[-1] == 'sample(c("heads", "tails"), 1)/index'
 
 
 def tag_rows(traces: TraceBatch) -> list[np.ndarray]:
@@ -212,7 +212,7 @@ def package(in_r: Build, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     ("model", "names"),
     [
         ("package", ["norm_rand"] * 3 + ["unif_rand"] * 4 + ["norm_rand"]),
-        ("package_seen", ["rnorm(n, 0, 2)"] * 3 + ["rexp(1, 3)", "", "unif_rand", "rnorm(1)"]),
+        ("package_seen", ["rnorm(n, 0, 2)"] * 3 + ["rexp(1, 3)", "unif_rand", "unif_rand", "rnorm(1)"]),
     ],
 )
 def test_what_an_installed_package_draws_is_controlled(

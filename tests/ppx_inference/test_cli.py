@@ -30,7 +30,10 @@ from ppx_server.trace import Status
 GAUSSIAN = [sys.executable, str(Path(__file__).parents[2] / "simulators" / "gaussian" / "gaussian.py")]
 OBSERVE = ["--observe", "y0=8", "--observe", "y1=9"]
 EXACT_MEAN, EXACT_STD = 7.25, 0.91287
-COMMANDS = ["check", "prior", "train", "posterior", "replay", "show", "cpp-flags", "c-flags", "fortran-module", "r-files", "javascript-files"]
+COMMANDS = [
+    "check", "prior", "train", "posterior", "replay", "show",
+    "cpp-flags", "c-flags", "fortran-module", "r-files", "javascript-files",
+]  # fmt: skip
 
 
 def ppx(*arguments: str | Path) -> Result:

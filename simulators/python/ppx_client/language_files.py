@@ -31,7 +31,9 @@ def r_files() -> list[Path]:
     source = _file("r", "ppx_r.c")
     if shutil.which("R") is None:
         raise CppBuildError("there is no R on PATH; on Debian or Ubuntu: apt-get install r-base-core")
-    outcome = subprocess.run(["R", "CMD", "config", "--cppflags"], capture_output=True, text=True, check=False)
+    outcome = subprocess.run(
+        ["R", "CMD", "config", "--cppflags"], capture_output=True, text=True, check=False
+    )
     if outcome.returncode:
         raise CppBuildError(f"`R CMD config --cppflags` failed: {outcome.stderr.strip()}")
     command = ["gcc", "-O2", "-shared", "-fPIC", str(source), *shlex.split(outcome.stdout), *c_flags()]

@@ -40,7 +40,7 @@ static double faults() {
             break;
         case 8: {
             std::thread([] { sample(Normal{0.0, 1.0}, "elsewhere"); }).join();
-            break;
+            return 0.0;
         }
         case 9:
             sample(Normal{std::vector<double>{1.0, 2.0}, std::vector<double>{1.0, 2.0, 3.0}}, "shapes");

@@ -257,7 +257,7 @@ def test_a_large_batch_is_read_without_copies() -> None:
         **{c: np.zeros(rows) for c in ("value", "z", "log_prob")},
         flags=np.ones(rows, np.uint8),
         failures=(),
-        ordinal=np.arange(rows, dtype=np.uint64),
+        ordinal=ulongs(),
         **{
             t: getattr(EMPTY_BATCH_RESULT, t)._replace(offsets=ids(0, 0))
             for t in ("observations", "tags", "results", "loops")

@@ -29,11 +29,13 @@ from ppx_server.failures import FailureTally
 from ppx_server.jobs import GuidedJobs, Jobs, PlainJobs
 from ppx_server.numbering import Numberings
 from ppx_server.observations import ObservationKey, Observations, ObservationSet
+from ppx_server.philox import guide_streams
 from ppx_server.recording import assemble
 from ppx_server.script import Guide, Otherwise, ScriptBatch, SpeculativeGuide
 from ppx_server.session import Session
 from ppx_server.stepwise import StepwiseRun
 from ppx_server.trace import Status, TraceBatch
+from ppx_server.uncontrolled import Search
 from ppx_server.worker import Worker, WorkerConfig
 
 _SLOW_SECONDS = 0.005
@@ -113,7 +115,9 @@ class Executor:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._addresses = AddressTable()
         self._asked: set[ObservationKey] = set()
-        self._numberings = Numberings(self._addresses)
+        self._uncontrolled = simulators[0].uncontrolled
+        self._search = Search(self._uncontrolled, self._addresses)
+        self._numberings = Numberings(self._addresses, self._uncontrolled)
         self._workers = [Worker(config, self._context) for config in simulators]
         try:
             self._start_all()
@@ -151,6 +155,7 @@ class Executor:
 
     def close(self) -> None:
         """Stops the processes it started and closes all connections; safe to call twice."""
+        self._search.end()
         for worker in self._workers:
             worker.request_stop()
         for worker in self._workers:
@@ -168,21 +173,28 @@ class Executor:
         if scripts.otherwise is Otherwise.ASK and guide is None:
             raise LocalProtocolError("a script says Otherwise.ASK, but there is no guide to ask")
         if not self._by_batches(scripts, guide):
-            return self._execute_stepwise(scripts, given, guide)
-        jobs: Jobs
+            traces = self._execute_stepwise(scripts, given, guide)
+        else:
+            traces = self._execute_batches(self._jobs(scripts, guide), scripts, given)
+        self._search.look(traces)
+        return traces
+
+    def _jobs(self, scripts: ScriptBatch, guide: Guide | None) -> Jobs:
         scripts = self._translated(scripts)
         if scripts.otherwise is Otherwise.PRIOR:
-            jobs = PlainJobs(scripts, self._tally)
-        else:
-            assert _speculates(guide)
-            jobs = GuidedJobs(scripts, guide, self._addresses, self._tally)
-        return self._execute_batches(jobs, scripts, given)
+            return PlainJobs(scripts, self._tally)
+        assert _speculates(guide)
+        streams = guide_streams(omitted=self._uncontrolled.omitted)
+        return GuidedJobs(scripts, guide, self._addresses, self._tally, streams)
 
     def _by_batches(self, scripts: ScriptBatch, guide: Guide | None) -> bool:
         if not self.takes_batches or not len(scripts):
             return False
         if scripts.otherwise is Otherwise.PRIOR:
             return True
+        knows = all("uncontrolled" in worker.peer_capabilities for worker in self._workers)
+        if self._uncontrolled.patterns and not knows:
+            return False  # it would ask for draws that are left to the prior
         return _speculates(guide) and (self._speed.seconds or 0.0) < _SLOW_SECONDS
 
     def _execute_batches(
@@ -218,7 +230,7 @@ class Executor:
     def _execute_stepwise(
         self, scripts: ScriptBatch, observations: ObservationSet | None, guide: Guide | None
     ) -> TraceBatch:
-        session = Session(scripts, observations, self._addresses)
+        session = Session(scripts, observations, self._addresses, self._uncontrolled)
         if guide is not None:
             guide.begin(len(scripts), self._addresses)
         workers = self._connected()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ppx_inference.arguments import checked_count, checked_seed, observed_names
 from ppx_inference.diagnostics import is_weight, refuse_undefined
+from ppx_inference.keeping import ALL, Keeper, Kept
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_inference.provenance import Provenance, first_failures
@@ -23,7 +24,8 @@ from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.script import Guide, Otherwise, ScriptBatch
-from ppx_server.trace import TraceBatch
+from ppx_server.trace import Floats, TraceBatch
+from ppx_server.uncontrolled import noise_advice
 
 _FIRST_CHUNK = 4
 """The first chunk is small because nothing is known yet: a simulator may take minutes for a trace."""
@@ -100,6 +102,7 @@ def importance_sampling(
     *,
     num_traces: int,
     seed: int = 0,
+    keep: Kept = ALL,
     progress: Progress | None = None,
 ) -> Posterior:
     """Samples traces from the prior and weights them by the likelihood.
@@ -109,6 +112,8 @@ def importance_sampling(
         observations: Values by name, or by (name, visit).
         num_traces: Executions.
         seed: With it trace i is the same in every run.
+        keep: What to keep of traces: `"all"`, `"named"` (draws that have a name, and tags), or names and patterns of
+            draws and tags; weights and results always are. Memory is then that of what is kept.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.
 
     Returns:
@@ -121,7 +126,13 @@ def importance_sampling(
     Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
     """
     return independent_traces(
-        "importance_sampling", simulator, observations, num_traces=num_traces, seed=seed, progress=progress
+        "importance_sampling",
+        simulator,
+        observations,
+        num_traces=num_traces,
+        seed=seed,
+        keep=keep,
+        progress=progress,
     )
 
 
@@ -132,6 +143,7 @@ def independent_traces(
     *,
     num_traces: int,
     seed: int,
+    keep: Kept,
     progress: Progress | None,
     guide: Guide | None = None,
     check: Callable[[AddressTable], None] | None = None,
@@ -144,11 +156,11 @@ def independent_traces(
     """
     num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
     given = ObservationSet.of(observations)
-    collected = Collection(num_traces)
+    collected = _Weighed(num_traces, Keeper(keep))
     with reporting(progress, num_traces, engine.replace("_", " ")) as reporter:
 
         def posterior(*, interrupted: bool = False) -> Posterior:
-            traces = collected.traces()
+            traces, log_weight = collected.traces()
             provenance = Provenance(
                 engine=engine,
                 seed=seed,
@@ -159,8 +171,9 @@ def independent_traces(
                 failures=first_failures(traces.failures),
                 wall_seconds=reporter.seconds,
                 interrupted=interrupted,
+                settings=collected.settings(noise=guide is not None),
             )
-            return Posterior(traces, traces.log_weight, provenance)
+            return Posterior(traces, log_weight, provenance)
 
         interrupted = False
         try:
@@ -204,7 +217,45 @@ def _chunks(
         chunk = next_chunk(chunk, possible, least=least, largest=largest)
 
 
-def _keep_finished(error: PPXError, collected: Collection) -> None:
+class _Weighed:
+    """The traces of a run so far, as far as they are kept, and their weights, which need all draws.
+
+    Args:
+        num_traces: How many there will be.
+        keeper: What to keep of them.
+    """
+
+    def __init__(self, num_traces: int, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._collected = Collection(num_traces)
+        self._log_weight: list[Floats] = []
+        self._noise: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._collected)
+
+    def append(self, traces: TraceBatch) -> None:
+        """Takes in traces."""
+        self._noise = noise_advice(traces) if self._noise is None else self._noise
+        if not self._keeper.keeps_all:
+            self._log_weight.append(traces.log_weight)
+        self._collected.append(self._keeper.kept(traces))
+
+    def traces(self) -> tuple[TraceBatch, Floats]:
+        """All of them, and their log weights."""
+        traces = self._collected.traces()
+        if self._keeper.keeps_all:
+            return traces, traces.log_weight
+        # An interruption may have come between the two.
+        return traces, np.concatenate(self._log_weight)[: len(traces)]
+
+    def settings(self, *, noise: bool) -> dict[str, Any]:
+        """What a posterior should say of it; with advice about noise if that matters to the engine."""
+        said: dict[str, Any] = {} if self._keeper.keeps_all else {"keep": self._keeper.said}
+        return said | ({"noise": self._noise} if noise and self._noise else {})
+
+
+def _keep_finished(error: PPXError, collected: _Weighed) -> None:
     """Adds what the failed chunk finished, up to the first gap: what came after it is there because it was short."""
     finished = error.completed
     if finished is not None and len(finished):

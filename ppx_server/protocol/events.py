@@ -18,7 +18,15 @@ Floats = NDArray[np.float64]
 Ids = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
-CAPABILITIES = ("error", "observed_value", "truncated_normal", "batch", "rejection", "shutdown", "uncontrolled")
+CAPABILITIES = (
+    "error",
+    "observed_value",
+    "truncated_normal",
+    "batch",
+    "rejection",
+    "shutdown",
+    "uncontrolled",
+)
 """The extensions of PPX 1.0 that this package speaks; see schema/ppx.fbs."""
 
 
@@ -228,12 +236,13 @@ class BatchResult(NamedTuple):
     """Simulator: what the K executions did. An extension ("batch").
 
     N draws, P parameter vectors. Fields as in schema/ppx.fbs; all offsets have their full length also where their
-    column is empty; `ordinal` is empty where all draws have rows. Arrays are read-only views of the message. What has been checked: lengths agree, offsets begin at
-    0, do not decrease and end at the length of their column, `params` refers to vectors that exist, loops lie within
-    their traces in the order in which they began, ordinals increase within a trace, statuses, flags and failure kinds are known, the failures are those
-    of the failed traces, one for each, no trace has two results, `seconds` is finite, address numbers and visits are
-    not negative. Whether address numbers have been defined, and whether the rows of a draw and the data of a tensor fit
-    the shapes of their addresses, is for the reader of the whole conversation to check.
+    column is empty; `ordinal` is empty where all draws have rows. Arrays are read-only views of the message. What has
+    been checked: lengths agree, offsets begin at 0, do not decrease and end at the length of their column, `params`
+    refers to vectors that exist, loops lie within their traces in the order in which they began, ordinals increase
+    within a trace, statuses, flags and failure kinds are known, the failures are those of the failed traces, one for
+    each, no trace has two results, `seconds` is finite, address numbers and visits are not negative. Whether address
+    numbers have been defined, and whether the rows of a draw and the data of a tensor fit the shapes of their
+    addresses, is for the reader of the whole conversation to check.
     """
 
     batch: int

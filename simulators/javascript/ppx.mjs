@@ -216,24 +216,25 @@ function decode(frames) {
   }
 }
 
-const context = new AsyncLocalStorage(); // { trace, prefix } of the code that runs
+const context = new AsyncLocalStorage(); // { trace, prefix, left } of the code that runs
 
 /** What a statement needs, checked at once: errors are thrown, even if the model does not await the statement. */
 function statement(name, distribution) {
   if (typeof name !== "string" || name === "") throw new PPXError(`name = ${String(name)}: give every statement a name`);
   if (distribution !== undefined && !(distribution instanceof Distribution))
     throw new PPXError(`${name}: this is no distribution; write e.g. ppx.Normal(0, 1)`);
-  const { trace, prefix = "" } = context.getStore() ?? {};
-  return { trace, address: prefix + name };
+  const { trace, prefix = "", left = false } = context.getStore() ?? {};
+  return { trace, left, address: prefix + name };
 }
 
 const filled = ({ shape }, at) => fromTensor({ data: Array.from({ length: shape[0] ?? 1 }, (_, i) => at(i)), shape });
 
 /** Makes a random choice; `control: false` leaves it to the prior. Without a controller it is a draw. */
 export function sample(distribution, name, { control = true } = {}) {
-  const { trace, address } = statement(name, distribution);
+  const { trace, address, left } = statement(name, distribution);
   if (!trace) return Promise.resolve(filled(distribution, distribution.draw));
-  const asked = message(SAMPLE, address, name, distribution.code, distribution.params, control ? 1 : 0);
+  const chosen = control && !left ? 1 : 0;
+  const asked = message(SAMPLE, address, name, distribution.code, distribution.params, chosen);
   return trace.ask(address, asked, SAMPLE_RESULT, (value) => trace.accept(value, distribution, address));
 }
 
@@ -261,8 +262,13 @@ export function tag(value, name) {
 
 /** Puts a name in front of the addresses in `body`: `await ppx.scope("tracker", async () => { ... })`. */
 export function scope(name, body) {
-  const { trace, address } = statement(name);
-  return context.run({ trace, prefix: `${address}/` }, body);
+  const { trace, address, left } = statement(name);
+  return context.run({ trace, prefix: `${address}/`, left }, body);
+}
+
+/** Leaves all draws in `body` to the prior: `await ppx.uncontrolled(async () => { ... })`. */
+export function uncontrolled(body) {
+  return context.run({ ...context.getStore(), left: true }, body);
 }
 
 /** Marks a loop that draws until something is accepted: `await ppx.rejection("positive", async () => { ... })`. */

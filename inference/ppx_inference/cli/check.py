@@ -21,7 +21,16 @@ from ppx_inference.cli.console import (
     show_json,
     table,
 )
-from ppx_inference.cli.options import Addresses, AsJson, Command, Quiet, Seed, Timeout, check_one_way
+from ppx_inference.cli.options import (
+    Addresses,
+    AsJson,
+    Command,
+    Quiet,
+    Seed,
+    Timeout,
+    Uncontrolled,
+    check_one_way,
+)
 from ppx_inference.conformance.checks import CHECKS, Check, judge, unstarted
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level, Subject
@@ -48,6 +57,7 @@ def check(
     ] = 1600,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
+    uncontrolled: Uncontrolled = None,
     seconds: Annotated[
         float,
         typer.Option(
@@ -100,7 +110,14 @@ def check(
     if addresses and len(addresses) > 1:
         raise typer.BadParameter("one simulator is checked at a time; give one --address")
     subject = Subject(
-        command or (), addresses[0] if addresses else "", seed, timeout, num_traces, seconds, runs
+        command or (),
+        addresses[0] if addresses else "",
+        seed,
+        timeout,
+        num_traces,
+        seconds,
+        runs,
+        tuple(uncontrolled or ()),
     )
     findings: list[Finding] = []
     try:

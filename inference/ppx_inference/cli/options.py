@@ -39,6 +39,16 @@ Addresses = Annotated[
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes to start.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same traces.")]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds a simulator may take between two messages.")]
+Uncontrolled = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--uncontrolled",
+        metavar="PATTERN",
+        help="Leave draws to the prior whose name or whole address matches, such as 'noise*' or '*/random'; repeat it "
+        "for several.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
@@ -56,7 +66,12 @@ _VISIT = re.compile(r"(.*\S)\s*\[(\d+)\]")
 
 
 def open_simulator(
-    command: Sequence[str] | None, addresses: Sequence[str] | None, *, workers: int, timeout: float
+    command: Sequence[str] | None,
+    addresses: Sequence[str] | None,
+    *,
+    workers: int,
+    timeout: float,
+    uncontrolled: Sequence[str] | None = None,
 ) -> Simulator:
     """Starts the simulator, or connects to it.
 
@@ -66,8 +81,11 @@ def open_simulator(
     """
     check_one_way(command, addresses)
     if command:
-        return Simulator(command, num_workers=workers, timeout=timeout)
-    return Simulator(address=addresses, timeout=timeout, start_timeout=min(timeout, 30.0))
+        return Simulator(command, num_workers=workers, timeout=timeout, uncontrolled=uncontrolled or ())
+    start_timeout = min(timeout, 30.0)
+    return Simulator(
+        address=addresses, timeout=timeout, start_timeout=start_timeout, uncontrolled=uncontrolled or ()
+    )
 
 
 def check_one_way(command: Sequence[str] | None, addresses: Sequence[str] | None) -> None:

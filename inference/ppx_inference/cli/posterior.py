@@ -19,6 +19,7 @@ from ppx_inference.cli.options import (
     Quiet,
     Seed,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     parse_observations,
@@ -102,6 +103,7 @@ def posterior(
     workers: Workers = 4,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -127,7 +129,9 @@ def posterior(
     refuse_existing(output)
     run = {"num_traces": num_traces, "seed": seed, "progress": shown(is_quiet), **settings}
     invocation = Invocation(command, addresses, observe or [])
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+    with open_simulator(
+        command, addresses, workers=workers, timeout=timeout, uncontrolled=uncontrolled
+    ) as simulator:
         log = FailureLog(simulator, simulator.num_workers)
         try:
             found = _infer(chosen, log, observations, run)

@@ -21,6 +21,7 @@ from ppx_inference.cli.options import (
     Quiet,
     Seed,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     refuse_existing,
@@ -57,6 +58,7 @@ def prior(
     workers: Workers = 4,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +77,9 @@ def prior(
     if output is not None and not (output / MANIFEST).exists():
         refuse_existing(output)
     invocation = Invocation(command, addresses)
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+    with open_simulator(
+        command, addresses, workers=workers, timeout=timeout, uncontrolled=uncontrolled
+    ) as simulator:
         if output is None:
             _summarise(simulator, num_traces, seed, shown(is_quiet), invocation, as_json=as_json)
             return

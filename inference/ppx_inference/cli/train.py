@@ -16,6 +16,7 @@ from ppx_inference.cli.options import (
     Quiet,
     Seed,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     refuse_existing,
@@ -69,6 +70,7 @@ def train(
     workers: Workers = 4,
     seed: Seed = 1,  # not the default of ppx posterior, whose random numbers should be new to the network
     timeout: Timeout = 60.0,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -91,7 +93,9 @@ def train(
 
     known = Proposal.load(output, device=device) if resume and (output / "proposal.json").exists() else None
     config = _config(known, lstm_size, batch_size, learning_rate, max_seconds)
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+    with open_simulator(
+        command, addresses, workers=workers, timeout=timeout, uncontrolled=uncontrolled
+    ) as simulator:
         names = observed or (list(known.observed) if known else _observed(simulator, seed))
         log = FailureLog(simulator, simulator.num_workers)
         try:

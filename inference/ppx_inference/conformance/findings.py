@@ -76,6 +76,7 @@ class Subject:
         num_traces: How many prior traces to look at, if `seconds` allow.
         seconds: How long the whole kit should take, about.
         runs: How many runs to look for leaks in, if `seconds` allow.
+        uncontrolled: Patterns of draws that are left to the prior.
     """
 
     command: Sequence[str] = ()
@@ -85,6 +86,7 @@ class Subject:
     num_traces: int = 400
     seconds: float = 30.0
     runs: int = 10_000
+    uncontrolled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.address):
@@ -113,6 +115,8 @@ class Subject:
             timeout=self.timeout,
             start_timeout=self._start_timeout,
             policy=_TOLERANT,
+            uncontrolled=self.uncontrolled,
+            keep_uncontrolled=True,
             batches=batches,
         )
 
@@ -127,6 +131,8 @@ class Subject:
             timeout=self.timeout,
             start_timeout=start_timeout or self._start_timeout,
             policy=_TOLERANT,
+            uncontrolled=self.uncontrolled,
+            keep_uncontrolled=True,
             batches=batches,
         )
 

@@ -18,7 +18,7 @@ from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical
 from ppx_client.philox import Numbers, Stream, uniforms
 from ppx_client.scripts import Choices, Cursor, ScriptedTrace
-from ppx_client.sites import Site, Sites
+from ppx_client.sites import Left, Site, Sites
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +67,7 @@ class Batch:
         sites: The addresses of the simulator.
         choices: What the scripts force.
         observations: Values to condition on, None if observations are drawn.
+        left: What the controller leaves to the prior.
         asks: Whether traces end at a draw that their script does not cover.
         result: What happened so far.
     """
@@ -77,8 +78,10 @@ class Batch:
         sites: Sites,
         chosen: Sequence[Site | None],
         observations: dict[tuple[str, int], Tensor] | None,
+        left: Left,
     ) -> None:
         self.sites = sites
+        self.left = left
         self.observations = observations
         self.asks = script.ask
         self.choices = Choices(chosen, script.instance.tolist(), script.value.tolist(), script.z.tolist())
@@ -87,6 +90,7 @@ class Batch:
         self._used: list[Site] = []
         self._num_draws: list[int] = []
         self._num_observed: list[int] = []
+        self._left_out = False
         self._weighed: dict[tuple[int, int], tuple[array[int], array[float], array[float]]] = {}
 
     def run(self, execute: Execute, expected: Expected) -> BatchResult:
@@ -104,6 +108,8 @@ class Batch:
             for site in self._used:
                 site.vector = None
         expected.learn(self._num_draws, self._num_observed)
+        if not self._left_out:
+            del self.result.ordinal[:]
         self._weigh_draws()
         self._weigh_observations()
         self.result.seconds = time.perf_counter() - start
@@ -140,6 +146,7 @@ class Batch:
         elif value is not None and value.size:
             result.results.add(self.sites.number("", "", 0, value.shape), 0, value)
         trace.close()
+        self._left_out |= trace.num_left_out > 0
         self._num_draws.append(trace.num_draws - trace.num_in_arrays)
         if self.observations is None:
             self._num_observed.append(trace.num_observed - trace.num_observed_in_arrays)

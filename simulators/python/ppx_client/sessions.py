@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ppx_client.batches import Batch, Expected
 from ppx_client.buffers import MalformedError
 from ppx_client.columns import decode_run_batch, encode_batch_result
-from ppx_client.sites import Site, Sites
+from ppx_client.sites import Left, Site, Sites
 
 if TYPE_CHECKING:
     from ppx_client.batches import Execute
@@ -32,10 +32,17 @@ class Executor:
 
 
 class BatchSession:
-    """One controller's batches: the meaning of its address numbers, what it knows of ours, its observations."""
+    """One controller's batches: the meaning of its address numbers, what it knows of ours, its observations.
 
-    def __init__(self, executor: Executor) -> None:
+    Args:
+        executor: What batches share.
+        patterns: Draws that match one are left to the prior.
+        omits: Whether draws that are not controlled have no rows.
+    """
+
+    def __init__(self, executor: Executor, patterns: tuple[str, ...] = (), *, omits: bool = False) -> None:
         self._executor = executor
+        self._left = Left(patterns, omits=omits)
         self._theirs: list[Site | None] = []
         self._told = 0
         self._observations_id = 0
@@ -50,7 +57,7 @@ class BatchSession:
         message = decode_run_batch(data)
         executor = self._executor
         chosen = self._sites(message)
-        batch = Batch(message, executor.sites, chosen, self._given(message))
+        batch = Batch(message, executor.sites, chosen, self._given(message), self._left)
         result = batch.run(execute, executor.expected)
         first, addresses = self._told, executor.sites.addresses
         self._told = len(addresses)

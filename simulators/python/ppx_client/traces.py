@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL = "observed_value", "error", "truncated_normal"
 BATCH, REJECTION, SHUTDOWN = "batch", "rejection", "shutdown"
-CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL, BATCH, REJECTION, SHUTDOWN)
+UNCONTROLLED = "uncontrolled"
+CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL, BATCH, REJECTION, SHUTDOWN, UNCONTROLLED)
 """What this client can do beyond PPX 1.0."""
 
 _CATEGORICAL = Categorical.code
@@ -132,6 +133,7 @@ class Trace:
     def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
         """The controller's choice for a draw."""
         conversation = self._conversation
+        control = control and not left_to_prior.get()
         params = distribution.params
         key = (Body.SAMPLE, address, name, control, distribution.code, _shape(distribution))
         template = conversation.template(key)
@@ -285,6 +287,9 @@ class Running(Protocol):
 
 running: ContextVar[Running | None] = ContextVar("ppx_trace", default=None)
 """The trace that the model runs in, None without a controller."""
+
+left_to_prior: ContextVar[bool] = ContextVar("ppx_left_to_prior", default=False)
+"""Whether the code that runs is in a region whose draws are left to the prior."""
 
 prefix: ContextVar[str] = ContextVar("ppx_prefix", default="")
 """The enclosing scopes, each followed by `/`."""

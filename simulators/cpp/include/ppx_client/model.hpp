@@ -117,6 +117,7 @@ auto sample(const D& distribution, std::string_view name = {}, bool control = tr
             CallSite site = CallSite::current()) {
     detail::ThreadState& thread = detail::this_thread();
     const detail::Label label{name, site};
+    control = control && thread.num_uncontrolled == 0;
     if constexpr (!D::is_array) {
         if (thread.player != nullptr)
             return detail::to_model<D>(thread.player->draw(distribution, label, control), thread, label);
@@ -187,6 +188,16 @@ class [[nodiscard]] scope {
     ~scope() { detail::this_thread().path.leave(); }
     scope(const scope&) = delete;
     scope& operator=(const scope&) = delete;
+};
+
+/// While it lives, all draws on this thread are left to the prior, whatever makes them, as if each said so. For noise that
+/// nobody asks for: it costs inference next to nothing. `ppx_client::uncontrolled noise;`
+class [[nodiscard]] uncontrolled {
+  public:
+    uncontrolled() { ++detail::this_thread().num_uncontrolled; }
+    ~uncontrolled() { --detail::this_thread().num_uncontrolled; }
+    uncontrolled(const uncontrolled&) = delete;
+    uncontrolled& operator=(const uncontrolled&) = delete;
 };
 
 /// While it lives, draws belong to a rejection loop, which inference can then treat as one: put it before a loop that

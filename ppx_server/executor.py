@@ -29,6 +29,7 @@ from ppx_server.failures import FailureTally
 from ppx_server.jobs import GuidedJobs, Jobs, PlainJobs
 from ppx_server.numbering import Numberings
 from ppx_server.observations import Observations, ObservationSet
+from ppx_server.philox import guide_streams
 from ppx_server.recording import assemble
 from ppx_server.script import Guide, Otherwise, ScriptBatch, SpeculativeGuide
 from ppx_server.session import Session
@@ -36,6 +37,7 @@ from ppx_server.stepwise import StepwiseRun
 from ppx_server.trace import Status, TraceBatch
 from ppx_server.transport import context_for
 from ppx_server.turns import Turns
+from ppx_server.uncontrolled import Search
 from ppx_server.worker import Worker, WorkerConfig
 
 _SLOW_SECONDS = 0.005
@@ -118,7 +120,9 @@ class Executor:
         self._addresses = AddressTable()
         self._observed: set[int] = set()
         self._completeness: Completeness | None = None
-        self._numberings = Numberings(self._addresses)
+        self._uncontrolled = simulators[0].uncontrolled
+        self._search = Search(self._uncontrolled, self._addresses)
+        self._numberings = Numberings(self._addresses, self._uncontrolled)
         self._workers = [Worker(config, self._context) for config in simulators]
         try:
             self._start_all()
@@ -173,6 +177,7 @@ class Executor:
                 self._close()
 
     def _close(self) -> None:
+        self._search.end()
         for worker in self._workers:
             worker.request_stop()
         for worker in self._workers:
@@ -204,7 +209,7 @@ class Executor:
             raise LocalProtocolError("a script says Otherwise.ASK, but there is no guide to ask")
         try:
             if self._by_batches(scripts, given, guide):
-                traces = self._execute_batches(scripts, given, guide)
+                traces = self._execute_batches(self._jobs(scripts, guide), scripts, given)
             else:
                 traces = self._execute_stepwise(scripts, given, guide)
         except PPXError as error:
@@ -212,37 +217,40 @@ class Executor:
                 error.completed = self._judged(error.completed, given)
             raise
         traces = self._judged(traces, given)
+        self._search.look(traces)
         if (
             given is not None and (traces.status == Status.OK).any()
         ):  # else they may have failed before they observe
             self._check_all_observed()
         return traces
 
+    def _jobs(self, scripts: ScriptBatch, guide: Guide | None) -> Jobs:
+        scripts = self._translated(scripts)
+        if scripts.otherwise is Otherwise.PRIOR:
+            return PlainJobs(scripts, self._tally)
+        assert _speculates(guide)
+        streams = guide_streams(omitted=self._uncontrolled.omitted)
+        return GuidedJobs(scripts, guide, self._addresses, self._tally, streams)
+
     def _by_batches(
         self, scripts: ScriptBatch, observations: ObservationSet | None, guide: Guide | None
     ) -> bool:
         if not self.takes_batches or not len(scripts):
             return False
-        if observations is not None and not self._takes_missing:
+        if observations is not None and not self._understand("missing"):
             return False  # it would fail a trace that observes more than was given
         if scripts.otherwise is Otherwise.PRIOR:
             return True
+        if self._uncontrolled.patterns and not self._understand("uncontrolled"):
+            return False  # it would ask for draws that are left to the prior
         return _speculates(guide) and (self._speed.seconds or 0.0) < _SLOW_SECONDS
 
-    @property
-    def _takes_missing(self) -> bool:
-        return all("missing" in worker.peer_capabilities for worker in self._workers)
+    def _understand(self, capability: str) -> bool:
+        return all(capability in worker.peer_capabilities for worker in self._workers)
 
     def _execute_batches(
-        self, scripts: ScriptBatch, observations: ObservationSet | None, guide: Guide | None
+        self, jobs: Jobs, scripts: ScriptBatch, observations: ObservationSet | None
     ) -> TraceBatch:
-        jobs: Jobs
-        scripts = self._translated(scripts)
-        if scripts.otherwise is Otherwise.PRIOR:
-            jobs = PlainJobs(scripts, self._tally)
-        else:
-            assert _speculates(guide)
-            jobs = GuidedJobs(scripts, guide, self._addresses, self._tally)
         run = BatchRun(
             jobs,
             observations,
@@ -268,7 +276,7 @@ class Executor:
     def _execute_stepwise(
         self, scripts: ScriptBatch, observations: ObservationSet | None, guide: Guide | None
     ) -> TraceBatch:
-        session = Session(scripts, observations, self._addresses)
+        session = Session(scripts, observations, self._addresses, self._uncontrolled)
         if guide is not None:
             guide.begin(len(scripts), self._addresses)
         workers = self._connected()

@@ -178,6 +178,7 @@ class GuidedJobs:
         guide: Who chooses.
         addresses: The executor's address table.
         tally: Counts finished and failed traces.
+        streams: Where the guide's random numbers come from.
     """
 
     def __init__(
@@ -186,7 +187,9 @@ class GuidedJobs:
         guide: SpeculativeGuide,
         addresses: AddressTable,
         tally: FailureTally,
+        streams: tuple[Stream, Stream],
     ) -> None:
+        self._streams = streams
         self._scripts = scripts
         self._guide = guide
         self._tally = tally
@@ -303,7 +306,7 @@ class GuidedJobs:
 
     def _normals(self, slots: Ints, start: int, count: int) -> Floats:
         index, seed = self._scripts.index[slots], self._scripts.seed
-        both = [normals(seed, index, count, start=start, stream=s) for s in (Stream.DRAWS, Stream.PROPOSALS)]
+        both = [normals(seed, index, count, start=start, stream=s) for s in self._streams]
         return np.stack(both, axis=-1)
 
 

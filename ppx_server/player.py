@@ -11,7 +11,7 @@ from ppx_server.address import Address
 from ppx_server.distributions import Family, family
 from ppx_server.errors import DistributionError, RemoteProtocolError
 from ppx_server.observations import NotGiven, ObservationKey, Tensor
-from ppx_server.philox import Normals, Stream
+from ppx_server.philox import Normals, Stream, guide_streams
 from ppx_server.protocol import (
     Event,
     Observe,
@@ -65,7 +65,12 @@ class Player:
         self._num_observed = 0
         self._counts: dict[tuple[str, str], int] = {}
         self._follows = session.scripts.otherwise is Otherwise.ASK
-        self._proposal_normals = session.normals(slot, Stream.PROPOSALS) if self._follows else None
+        self._omits = session.uncontrolled.omitted
+        self._guide_normals = (
+            [session.normals(slot, stream) for stream in guide_streams(omitted=self._omits)]
+            if self._follows
+            else []
+        )
         self._choices = list(session.choices(slot))
         self._rows = {} if self._follows else _first_rows(self._choices)
         self._cursor = 0
@@ -73,9 +78,9 @@ class Player:
 
     def guide_normals(self) -> tuple[float, float]:
         """The random numbers a guide may use for the draw it is asked for."""
-        assert self._proposal_normals is not None
-        ordinal = self.recording.num_draws
-        return self._normals[ordinal], self._proposal_normals[ordinal]
+        number = self.recording.num_draws
+        prior, proposal = self._guide_normals
+        return prior[number], proposal[number]
 
     def react(self, event: Event) -> Event | Ask:
         """Handles Sample, Observe, Tag or Rejection.
@@ -89,11 +94,12 @@ class Player:
         if type(event) is Sample:
             site = self.session.site(event)
             instance = self._visit(event.address, event.name)
-            forced = self._forced(site, instance) if event.control or not self._follows else range(0)
-            if site.shape == () and (forced or not self._follows or not event.control):
-                value = self._choose(site, 0, instance, forced, event.control)
+            control = site.controlled
+            forced = self._forced(site, instance) if control or not self._follows else range(0)
+            if site.shape == () and (forced or not self._follows or not control):
+                value = self._choose(site, 0, instance, forced, control)
                 return SampleResult(value)
-            self._draw = _Draw(site, instance, event.control, forced)
+            self._draw = _Draw(site, instance, control, forced)
             return self._continue()
         if type(event) is Observe:
             return self._observe(event)
@@ -153,9 +159,14 @@ class Player:
                 z = _NAN
             flags |= FORCED
         else:
-            z = self._normals[self.recording.num_draws]
+            z = self._normals[self.recording.num_made]
             value = site.family.from_z_scalar(z, site.params[element])
-        self.recording.add_draw(site.address_id, instance, site.params_ids[element], value, z, 0.0, flags)
+            if self._omits and not controlled:
+                self.recording.leave_out()
+                return value
+        ids, params = site.params_ids, site.params[element]
+        params_id = ids[element] if ids else self.session.params.intern(site.family, params)
+        self.recording.add_draw(site.address_id, instance, params_id, value, z, 0.0, flags)
         return value
 
     def _visit(self, address: str, name: str) -> int:

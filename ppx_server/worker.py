@@ -23,6 +23,7 @@ from ppx_server.interrupts import uninterrupted
 from ppx_server.process import SimulatorProcess
 from ppx_server.protocol import CAPABILITIES, Connection, Event, Handshake, HandshakeResult, Role
 from ppx_server.transport import Channel
+from ppx_server.uncontrolled import EVERYTHING, Uncontrolled
 
 SYSTEM_NAME = "ppx 0.1.0"
 _POLL_MILLISECONDS = 20
@@ -55,6 +56,7 @@ class WorkerConfig:
         start_timeout: Seconds until the first handshake must be answered.
         memory_limit: Bytes of address space that a process of ours may take, or None.
         capabilities: Extensions of PPX 1.0 to use where the simulator has them too.
+        uncontrolled: Which draws are left to the prior, and whether traces hold them.
     """
 
     command: Command | None = None
@@ -63,6 +65,7 @@ class WorkerConfig:
     start_timeout: float = 30.0
     memory_limit: int | None = None
     capabilities: tuple[str, ...] = CAPABILITIES
+    uncontrolled: Uncontrolled = EVERYTHING
 
     def __post_init__(self) -> None:
         if (self.command is None) == (not self.address):
@@ -130,7 +133,8 @@ class Worker:
     def _begin_conversation(self) -> None:
         self._connection = Connection(Role.CONTROLLER)
         self.conversation += 1
-        self.send(Handshake(SYSTEM_NAME, self.config.capabilities))
+        left = self.config.uncontrolled
+        self.send(Handshake(SYSTEM_NAME, self.config.capabilities, left.patterns, left.omitted))
 
     @property
     def connected(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ppx_inference.arguments import checked_count, checked_seed
 from ppx_inference.importance import independent_traces
+from ppx_inference.keeping import ALL, Kept
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_server.address import AddressTable
@@ -51,6 +52,7 @@ def inference_compilation(
     seed: int = 0,
     speculation: bool = True,
     partial: Partial = False,
+    keep: Kept = ALL,
     progress: Progress | None = None,
 ) -> Posterior:
     """Samples traces from a trained proposal and weights them by prior x likelihood / proposal.
@@ -65,6 +67,8 @@ def inference_compilation(
         seed: Seed of the run.
         speculation: Whether the proposal chooses draws ahead of the simulator, which saves messages. The traces and
             their weights are the same with and without, up to rounding.
+        keep: What to keep of traces: `"all"`, `"named"` (draws that have a name, and tags), or names and patterns of
+            draws and tags; weights and results always are. Memory is then that of what is kept.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.
 
     Returns:
@@ -88,6 +92,7 @@ def inference_compilation(
             given,
             num_traces=num_traces,
             seed=seed,
+            keep=keep,
             progress=progress,
             guide=proposal.guide(given, speculation=speculation),
             # The guide looks at the addresses seen before a run; a simulator that has run nothing has none yet.

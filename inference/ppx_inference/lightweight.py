@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_inference.chains import Schedule, run_chains
+from ppx_inference.keeping import ALL, Kept
 from ppx_inference.metropolis import Bools, Info, Move
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress
@@ -53,6 +54,7 @@ def lightweight_mh(
     burn_in: int | None = None,
     thinning: int = 1,
     partial: Partial = False,
+    keep: Kept = ALL,
     progress: Progress | None = None,
 ) -> Posterior:
     """Markov chains that draw one random choice at a time anew from its prior, or all choices from one on.
@@ -69,6 +71,8 @@ def lightweight_mh(
         burn_in: Executions before the first that counts, over all chains; by default a fifth of `num_traces`. Finding
             the first states takes some more.
         thinning: Keep every so-manyth state of each chain.
+        keep: What to keep of traces: `"all"`, `"named"` (draws that have a name, and tags), or names and patterns of
+            draws and tags; weights and results always are. Memory is then that of what is kept.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.
 
     Returns:
@@ -89,6 +93,7 @@ def lightweight_mh(
         adapt=_unchanged,
         settings=lambda kernel, simulator: kernel._asdict(),
         schedule=Schedule.of(num_traces, seed, num_chains, burn_in, thinning),
+        keep=keep,
         progress=progress,
     )
 

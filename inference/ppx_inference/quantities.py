@@ -180,6 +180,11 @@ def _unknown(traces: TraceBatch, name: str, instance: int) -> str:
     observed = {traces.addresses[i] for i in _used(traces.observations.address_id)}
     if any(name in (a.name, a.address) for a in observed):
         return f"{name!r} is an observation that was given, so traces hold no value of it; see posterior.predictive"
+    if any(a.family and name in (a.name, a.address) for a in traces.addresses):
+        return (
+            f"traces hold no draw {name!r}: it is left to the prior (control=False, or uncontrolled=...), or was not "
+            "asked for (keep=...); Simulator(..., keep_uncontrolled=True) keeps such draws"
+        )
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     listed = ", ".join(map(repr, near or known[:8]))
     return (

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_inference.chains import Schedule, run_chains
+from ppx_inference.keeping import ALL, Kept
 from ppx_inference.metropolis import Bools, Info, Move
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress
@@ -101,6 +102,7 @@ def random_walk_mh(
     burn_in: int | None = None,
     thinning: int = 1,
     partial: Partial = False,
+    keep: Kept = ALL,
     step_size: float | None = None,
     progress: Progress | None = None,
 ) -> Posterior:
@@ -120,6 +122,8 @@ def random_walk_mh(
         burn_in: Executions before the first that counts, over all chains; by default a fifth of `num_traces`. Finding
             the first states takes some more.
         thinning: Keep every so-manyth state of each chain.
+        keep: What to keep of traces: `"all"`, `"named"` (draws that have a name, and tags), or names and patterns of
+            draws and tags; weights and results always are. Memory is then that of what is kept.
         step_size: Size of a step in standard coordinates, in (0, 1], for all draws; by default every address's is
             learnt during burn-in.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.
@@ -145,6 +149,7 @@ def random_walk_mh(
         adapt=RandomWalk.adapted if step_size is None else _unchanged,
         settings=_settings,
         schedule=Schedule.of(num_traces, seed, num_chains, burn_in, thinning),
+        keep=keep,
         progress=progress,
     )
 

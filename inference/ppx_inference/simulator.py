@@ -20,6 +20,7 @@ from ppx_server.observations import Observations
 from ppx_server.protocol import CAPABILITIES
 from ppx_server.script import Guide, ScriptBatch
 from ppx_server.trace import TraceBatch
+from ppx_server.uncontrolled import Uncontrolled
 from ppx_server.worker import WorkerConfig
 
 _START_SECONDS = 30.0
@@ -55,6 +56,11 @@ class Simulator:
             of the simulator fail, and not those of the computer.
         policy: What happens to traces that cannot be computed. By default one that a simulator died of is tried once
             more; the run goes on without those that fail, unless they are more than a tenth.
+        uncontrolled: Draws that are left to the prior, although the model lets inference choose them: patterns, one of
+            which the draw's name or its whole address matches. `*` is any text, `?` a character, `[abc]` one of a set.
+            What a program draws thousands of times, and nobody asks for, should not be inferred.
+        keep_uncontrolled: Whether traces hold draws that are left to the prior, by the model or by `uncontrolled`. They
+            take no memory and no messages otherwise; a trace has them again when it is executed again.
         batches: False to exchange a message per draw, as in PPX 1.0, also with simulators that can execute batches;
             rejection loops are not marked then, which would cost two more.
 
@@ -77,6 +83,8 @@ class Simulator:
         cwd: str | os.PathLike[str] | None = None,
         memory_limit: int | None = None,
         policy: FailurePolicy | None = None,
+        uncontrolled: Sequence[str] = (),
+        keep_uncontrolled: bool = False,
         batches: bool = True,
     ) -> None:
         if (command is None) == (address is None):
@@ -84,8 +92,10 @@ class Simulator:
                 "give either a command to start the simulator, or the address of a running one"
             )
         timeout = checked_seconds("timeout", timeout)
+        patterns = uncontrolled if isinstance(uncontrolled, str) else tuple(uncontrolled)
         configure = partial(
             WorkerConfig,
+            uncontrolled=Uncontrolled(patterns, omitted=not keep_uncontrolled),  # type: ignore[arg-type]
             timeout=timeout,
             start_timeout=start_seconds(start_timeout, timeout if command is not None else 0.0),
             memory_limit=None if memory_limit is None else checked_count("memory_limit", memory_limit),

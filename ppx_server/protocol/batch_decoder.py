@@ -88,7 +88,7 @@ def run_batch(data: Buffer, table: int) -> RunBatch:
 
 def batch_result(data: Buffer, table: int) -> BatchResult:
     """Reads a BatchResult."""
-    found = entries(data, table, 20)
+    found = entries(data, table, 21)
     statuses = column(data, table, found[2], "|u1")
     none = _no_segments(len(statuses))
     event = BatchResult(
@@ -112,6 +112,7 @@ def batch_result(data: Buffer, table: int) -> BatchResult:
         _failures(data, table, found[17]) if found[17] else (),
         integer(data, table, found[18]),
         _addresses(data, table, found[19]) if found[19] else (),
+        column(data, table, found[20], "<u8"),
     )
     check_batch_result(event)
     return event

@@ -56,31 +56,31 @@ _RUN_BATCH = Skeleton(
         TABLES,  # observations
     ),
 )
-_BATCH_RESULT = Skeleton(
-    MESSAGE_CODES[BatchResult],
-    (
-        "ulong",  # batch
-        "double",  # seconds
-        "[ubyte]",  # status
-        "[int]",  # offsets
-        "[int]",  # address
-        "[int]",  # instance
-        "[int]",  # params
-        "[double]",  # value
-        "[double]",  # z
-        "[double]",  # log_prob
-        "[ubyte]",  # flags
-        "[int]",  # params_offsets
-        "[double]",  # params_data
-        _TENSOR_COLUMNS,  # observations
-        _TENSOR_COLUMNS,  # tags
-        _TENSOR_COLUMNS,  # results
-        _LOOP_COLUMNS,  # loops
-        TABLES,  # failures
-        "int",  # first_address
-        TABLES,  # addresses
-    ),
+_BATCH_RESULT_FIELDS: Fields = (
+    "ulong",  # batch
+    "double",  # seconds
+    "[ubyte]",  # status
+    "[int]",  # offsets
+    "[int]",  # address
+    "[int]",  # instance
+    "[int]",  # params
+    "[double]",  # value
+    "[double]",  # z
+    "[double]",  # log_prob
+    "[ubyte]",  # flags
+    "[int]",  # params_offsets
+    "[double]",  # params_data
+    _TENSOR_COLUMNS,  # observations
+    _TENSOR_COLUMNS,  # tags
+    _TENSOR_COLUMNS,  # results
+    _LOOP_COLUMNS,  # loops
+    TABLES,  # failures
+    "int",  # first_address
+    TABLES,  # addresses
+    "[ulong]",  # ordinal
 )
+_BATCH_RESULT = Skeleton(MESSAGE_CODES[BatchResult], _BATCH_RESULT_FIELDS)
+_ALL_HAVE_ROWS = Skeleton(MESSAGE_CODES[BatchResult], _BATCH_RESULT_FIELDS[:-1])
 _BYTES, _INTS, _LONGS, _DOUBLES = map(np.dtype, ("|u1", "<i4", "<u8", "<f8"))
 
 
@@ -151,6 +151,7 @@ def batch_result(event: BatchResult, peer_capabilities: Collection[str]) -> byte
         observations=_tensor_columns(event.observations, "observations"),
         tags=_tensor_columns(event.tags, "tags"),
         results=_tensor_columns(event.results, "results"),
+        ordinal=_column(event.ordinal, _LONGS, "ordinal"),
         loops=LoopColumns(*(_column(c, _INTS, f"loops.{n}") for n, c in event.loops._asdict().items())),
     )
     try:
@@ -158,8 +159,9 @@ def batch_result(event: BatchResult, peer_capabilities: Collection[str]) -> byte
     except ColumnsError as error:
         raise LocalProtocolError(f"a BatchResult cannot be sent: {error}") from error
     rows = len(event.address)
+    left_out = len(event.ordinal) > 0
     return _fill(
-        _BATCH_RESULT,
+        _BATCH_RESULT if left_out else _ALL_HAVE_ROWS,
         "BatchResult",
         [
             event.batch,
@@ -183,6 +185,7 @@ def batch_result(event: BatchResult, peer_capabilities: Collection[str]) -> byte
             _failures(event.failures),
             event.first_address,
             _addresses(event.addresses, peer_capabilities),
+            *([event.ordinal] if left_out else []),
         ],
     )
 

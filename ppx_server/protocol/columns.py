@@ -29,6 +29,8 @@ _FAILED = 1
 _STATUSES = 3
 _FLAGS = 1 | 2 | 8
 _IDS = 2**31
+_DRAWS = 2**33
+"""Random numbers of a stream, and so draws of a trace."""
 
 
 class ColumnsError(ValueError):
@@ -83,6 +85,8 @@ def check_batch_result(event: BatchResult) -> None:
     if len(event.results.address) and np.count_nonzero(ends[1:] - ends[:-1] > 1):
         raise ColumnsError("results have more than one row for a trace")
     _check_loops(event.loops, event.offsets)
+    if len(event.ordinal):
+        _check_ordinals(event.ordinal, event.offsets)
     _check_failures(event.failures, event.status)
     _check_addresses(event.first_address, event.addresses)
 
@@ -145,6 +149,15 @@ def _check_loops(loops: LoopColumns, offsets: Ids) -> None:
         raise ColumnsError("a rejection loop lies outside its trace")
     if ((loops.begin[1:] < loops.begin[:-1]) & (trace[1:] == trace[:-1])).any():
         raise ColumnsError("rejection loops are not in the order in which they began")
+
+
+def _check_ordinals(ordinal: NDArray[np.uint64], offsets: Ids) -> None:
+    _check_length(ordinal, int(offsets[-1]), "ordinal")
+    grows = ordinal[1:] > ordinal[:-1]
+    starts = offsets[1:-1]
+    grows[starts[(starts > 0) & (starts < len(ordinal))] - 1] = True
+    if not grows.all() or np.maximum.reduce(ordinal) > _DRAWS:
+        raise ColumnsError(f"column ordinal does not increase within each trace, or is beyond {_DRAWS}")
 
 
 def _check_failures(failures: Sequence[Failure], status: Bytes) -> None:

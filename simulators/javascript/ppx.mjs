@@ -217,7 +217,7 @@ function decode(frames) {
   }
 }
 
-const context = new AsyncLocalStorage(); // { trace, prefix } of the code that runs
+const context = new AsyncLocalStorage(); // { trace, prefix, left } of the code that runs
 let serving = null; // the Server of this thread
 const SERVED = "ppx: a model is served"; // what worker threads are told
 
@@ -226,9 +226,9 @@ function statement(name, distribution) {
   if (typeof name !== "string" || name === "") throw new PPXError(`name = ${String(name)}: give every statement a name`);
   if (distribution !== undefined && !(distribution instanceof Distribution))
     throw new PPXError(`${name}: this is no distribution; write e.g. ppx.Normal(0, 1)`);
-  const { trace, prefix = "" } = context.getStore() ?? {};
+  const { trace, prefix = "", left = false } = context.getStore() ?? {};
   if (!trace) stray(name);
-  return { trace, address: prefix + name };
+  return { trace, left, address: prefix + name };
 }
 
 /** A statement that belongs to no trace: fine where none runs, but not beside one, whose draws would be incomplete. */
@@ -245,9 +245,10 @@ const filled = ({ shape }, at) => fromTensor({ data: Array.from({ length: shape[
 
 /** Makes a random choice; `control: false` leaves it to the prior. Without a controller it is a draw. */
 export function sample(distribution, name, { control = true } = {}) {
-  const { trace, address } = statement(name, distribution);
+  const { trace, address, left } = statement(name, distribution);
   if (!trace) return Promise.resolve(filled(distribution, distribution.draw));
-  const asked = message(SAMPLE, address, name, distribution.code, distribution.params, control ? 1 : 0);
+  const chosen = control && !left ? 1 : 0;
+  const asked = message(SAMPLE, address, name, distribution.code, distribution.params, chosen);
   return trace.ask(address, asked, SAMPLE_RESULT, (value) => trace.accept(value, distribution, address));
 }
 
@@ -275,8 +276,13 @@ export function tag(value, name) {
 
 /** Puts a name in front of the addresses in `body`: `await ppx.scope("tracker", async () => { ... })`. */
 export function scope(name, body) {
-  const { trace, address } = statement(name);
-  return context.run({ trace, prefix: `${address}/` }, body);
+  const { trace, address, left } = statement(name);
+  return context.run({ trace, prefix: `${address}/`, left }, body);
+}
+
+/** Leaves all draws in `body` to the prior: `await ppx.uncontrolled(async () => { ... })`. */
+export function uncontrolled(body) {
+  return context.run({ ...context.getStore(), left: true }, body);
 }
 
 /** Marks a loop that draws until something is accepted: `await ppx.rejection("positive", async () => { ... })`. */

@@ -30,6 +30,7 @@ from ppx_inference.cli.options import (
     Seed,
     StartTimeout,
     Timeout,
+    Uncontrolled,
     check_one_way,
 )
 from ppx_inference.conformance.checks import CHECKS, Check, judge, unstarted
@@ -60,6 +61,7 @@ def check(
     timeout: Timeout = 60.0,
     start_timeout: StartTimeout = None,
     cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     seconds: Annotated[
         float,
         typer.Option(
@@ -121,6 +123,7 @@ def check(
         runs,
         start_timeout,
         cwd,
+        tuple(uncontrolled or ()),
     )
     findings: list[Finding] = []
     try:

@@ -63,6 +63,16 @@ Cwd = Annotated[
         show_default=False,
     ),
 ]
+Uncontrolled = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--uncontrolled",
+        metavar="PATTERN",
+        help="Leave draws to the prior whose name or whole address matches, such as 'noise*' or '*/random'; repeat it "
+        "for several.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
@@ -102,6 +112,7 @@ def open_simulator(
     timeout: float,
     start_timeout: float | None,
     cwd: Path | None,
+    uncontrolled: Sequence[str] | None = None,
 ) -> Simulator:
     """Starts the simulator, or connects to it.
 
@@ -111,8 +122,17 @@ def open_simulator(
     """
     check_one_way(command, addresses, cwd)
     if command:
-        return Simulator(command, num_workers=workers, timeout=timeout, start_timeout=start_timeout, cwd=cwd)
-    return Simulator(address=addresses, timeout=timeout, start_timeout=start_timeout)
+        return Simulator(
+            command,
+            num_workers=workers,
+            timeout=timeout,
+            start_timeout=start_timeout,
+            cwd=cwd,
+            uncontrolled=uncontrolled or (),
+        )
+    return Simulator(
+        address=addresses, timeout=timeout, start_timeout=start_timeout, uncontrolled=uncontrolled or ()
+    )
 
 
 def check_one_way(

@@ -23,6 +23,7 @@ from ppx_inference.cli.options import (
     Seed,
     StartTimeout,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     parse_observations,
@@ -111,6 +112,7 @@ def posterior(
     timeout: Timeout = 60.0,
     start_timeout: StartTimeout = None,
     cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -139,7 +141,13 @@ def posterior(
     run = {"num_traces": num_traces, "seed": seed, "progress": shown(is_quiet), **settings}
     invocation = Invocation(command, addresses, observe or [], cwd)
     with open_simulator(
-        command, addresses, workers=workers, timeout=timeout, start_timeout=start_timeout, cwd=cwd
+        command,
+        addresses,
+        workers=workers,
+        timeout=timeout,
+        start_timeout=start_timeout,
+        cwd=cwd,
+        uncontrolled=uncontrolled,
     ) as simulator:
         observations = resolve_observations(given_observations, simulator, partial)
         log = FailureLog(simulator, simulator.num_workers)

@@ -23,6 +23,7 @@ from ppx_inference.cli.options import (
     Seed,
     StartTimeout,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     refuse_existing,
@@ -61,6 +62,7 @@ def prior(
     timeout: Timeout = 60.0,
     start_timeout: StartTimeout = None,
     cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +82,13 @@ def prior(
         refuse_existing(output)
     invocation = Invocation(command, addresses, cwd=cwd)
     with open_simulator(
-        command, addresses, workers=workers, timeout=timeout, start_timeout=start_timeout, cwd=cwd
+        command,
+        addresses,
+        workers=workers,
+        timeout=timeout,
+        start_timeout=start_timeout,
+        cwd=cwd,
+        uncontrolled=uncontrolled,
     ) as simulator:
         if output is None:
             _summarise(simulator, num_traces, seed, shown(is_quiet), invocation, as_json=as_json)

@@ -23,13 +23,14 @@ from ppx_inference.cli.options import (
     Observe,
     StartTimeout,
     Timeout,
+    Uncontrolled,
     check_one_way,
     parse_observations,
     resolve_observations,
 )
 from ppx_inference.simulator import Simulator
 from ppx_server.command import Command as Program
-from ppx_server.errors import SimulatorStartError
+from ppx_server.errors import SimulatorStartError, StoreError
 from ppx_server.executor import FailurePolicy
 from ppx_server.process import SimulatorProcess
 from ppx_server.script import ScriptBatch
@@ -71,6 +72,7 @@ def replay(
     timeout: Timeout = 60.0,
     start_timeout: StartTimeout = None,
     cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     as_json: AsJson = False,
 ) -> None:
     """Executes one trace again, and shows every draw, observation, tag and result, or why it fails.
@@ -89,7 +91,7 @@ def replay(
     """
     script, recorded = _script(index, seed, failed, store)
     observations = parse_observations(observe or [])
-    reach = _Reach(command, addresses, timeout, start_timeout, cwd)
+    reach = _Reach(command, addresses, timeout, start_timeout, cwd, uncontrolled or ())
     traces, output = reach.execute(script, observations)
     if traces.status[0] == Status.FAILED and len(traces.value) == len(script.value):
         # It died, and took what it had drawn with it. Told every draw, we know how far it gets.
@@ -119,7 +121,14 @@ def _script(
     if store is not None:
         if seed is not None:
             raise typer.BadParameter("the store knows its seed; leave --seed out")
-        recorded = TraceStore.open(store).trace(index)
+        opened = TraceStore.open(store)
+        keep = opened.metadata.get("provenance", {}).get("settings", {}).get("keep", "all")
+        if keep != "all":
+            raise StoreError(
+                f"{store} holds no more of its traces than keep={keep!r}, so they cannot be executed again; infer with "
+                "keep='all'"
+            )
+        recorded = opened.trace(index)
         return ScriptBatch.replay(recorded), recorded
     if failed is not None:
         return failures.load(failed, index, seed).script, None
@@ -135,6 +144,7 @@ class _Reach:
     timeout: float
     start_timeout: float | None
     cwd: Path | None
+    uncontrolled: Sequence[str]
 
     def execute(
         self, script: ScriptBatch, observations: Given, *, batches: bool = True
@@ -148,6 +158,8 @@ class _Reach:
                 timeout=self.timeout,
                 start_timeout=self.start_timeout,
                 policy=FailurePolicy(retries=0, most=1.0),
+                uncontrolled=self.uncontrolled,
+                keep_uncontrolled=True,
                 batches=batches,
             ) as simulator:
                 given = resolve_observations(observations, simulator) if observations else None
@@ -229,7 +241,7 @@ def _draws(traces: TraceBatch) -> Iterator[dict[str, Any]]:
         flags = DrawFlag(int(traces.flags[row]))
         chosen = "forced" if flags & DrawFlag.FORCED else "prior"
         yield {
-            "ordinal": row,
+            "ordinal": int(traces.ordinals[row]),
             "address": address.address,
             "name": address.name or address.address,
             "visit": key[1],
@@ -287,11 +299,17 @@ def _difference(traces: TraceBatch, recorded: TraceBatch) -> str:
     remedy = (
         "the simulator has changed since, or draws random numbers that PPX does not know of (see ppx check)"
     )
-    for ordinal, (ours, theirs) in enumerate(zip(_draws(traces), _draws(recorded), strict=False)):
+    # What was left to the prior may not have been recorded, here or there.
+    both, here, there = np.intersect1d(traces.ordinals, recorded.ordinals, return_indices=True)
+    ours, theirs = list(_draws(traces)), list(_draws(recorded))
+    for ordinal, i, j in zip(both.tolist(), here.tolist(), there.tolist(), strict=True):
         for what in ("address", "family", "params", "value"):
-            if ours[what] != theirs[what]:
-                return f"draw {ordinal} has {what} {ours[what]}, the recorded trace {theirs[what]}: {remedy}"
-    lengths = len(traces.value), len(recorded.value)
-    if lengths[0] != lengths[1]:
-        return f"it makes {lengths[0]} draws, the recorded trace {lengths[1]}: {remedy}"
+            if ours[i][what] != theirs[j][what]:
+                return f"draw {ordinal} has {what} {ours[i][what]}, the recorded trace {theirs[j][what]}: {remedy}"
+    for made, other in ((traces, recorded), (recorded, traces)):
+        rows = np.flatnonzero(made.controlled & ~np.isin(made.ordinals, other.ordinals))
+        if len(rows):
+            whose = "it makes a draw" if made is traces else "the recorded trace has a draw"
+            ordinal = int(made.ordinals[rows[0]])
+            return f"{whose} {ordinal} ({_name(made, made.address_id[rows[0]])}), and the other has none: {remedy}"
     return ""

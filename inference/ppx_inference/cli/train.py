@@ -18,6 +18,7 @@ from ppx_inference.cli.options import (
     Seed,
     StartTimeout,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     refuse_existing,
@@ -73,6 +74,7 @@ def train(
     timeout: Timeout = 60.0,
     start_timeout: StartTimeout = None,
     cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -96,7 +98,13 @@ def train(
     known = Proposal.load(output, device=device) if resume and (output / "proposal.json").exists() else None
     config = _config(known, lstm_size, batch_size, learning_rate, max_seconds)
     with open_simulator(
-        command, addresses, workers=workers, timeout=timeout, start_timeout=start_timeout, cwd=cwd
+        command,
+        addresses,
+        workers=workers,
+        timeout=timeout,
+        start_timeout=start_timeout,
+        cwd=cwd,
+        uncontrolled=uncontrolled,
     ) as simulator:
         names = observed or (list(known.observed) if known else _observed(simulator, seed))
         log = FailureLog(simulator, simulator.num_workers)

@@ -79,6 +79,7 @@ class Subject:
         runs: How many runs to look for leaks in, if `seconds` allow.
         start_timeout: Seconds until it must have answered the first message; None for the default of `Simulator`.
         cwd: Folder that holds what the program reads by relative paths.
+        uncontrolled: Patterns of draws that are left to the prior.
     """
 
     command: Sequence[str] = ()
@@ -90,6 +91,7 @@ class Subject:
     runs: int = 10_000
     start_timeout: float | None = None
     cwd: Path | None = None
+    uncontrolled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.address):
@@ -124,6 +126,8 @@ class Subject:
             start_timeout=self.start_timeout,
             cwd=self.cwd,
             policy=_TOLERANT,
+            uncontrolled=self.uncontrolled,
+            keep_uncontrolled=True,
             batches=batches,
         )
 
@@ -151,6 +155,8 @@ class Subject:
             timeout=timeout or self.timeout,
             start_timeout=start_timeout or self.start_seconds,
             policy=_TOLERANT,
+            uncontrolled=self.uncontrolled,
+            keep_uncontrolled=True,
             batches=batches,
         )
 

@@ -18,7 +18,7 @@ from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical
 from ppx_client.philox import Numbers, Stream, uniforms
 from ppx_client.scripts import Choices, Cursor, ScriptedTrace
-from ppx_client.sites import Site, Sites
+from ppx_client.sites import Left, Site, Sites
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +73,7 @@ class Batch:
         choices: What the scripts force.
         observations: Values to condition on, None if observations are drawn.
         draws_missing: Whether an observe is drawn that they have no fitting value for; else its trace fails.
+        left: What the controller leaves to the prior.
         asks: Whether traces end at a draw that their script does not cover.
         result: What happened so far.
     """
@@ -83,10 +84,12 @@ class Batch:
         sites: Sites,
         chosen: Sequence[Site | None],
         observations: Given | None,
+        left: Left,
         *,
         draws_missing: bool,
     ) -> None:
         self.sites = sites
+        self.left = left
         self.observations = observations
         self.draws_missing = draws_missing
         self.asks = script.ask
@@ -96,6 +99,7 @@ class Batch:
         self._used: list[Site] = []
         self._num_draws: list[int] = []
         self._num_observed: list[int] = []
+        self._left_out = False
         self._weighed: dict[tuple[int, int], tuple[array[int], array[float], array[float]]] = {}
 
     def run(self, execute: Execute, expected: Expected) -> BatchResult:
@@ -113,6 +117,8 @@ class Batch:
             for site in self._used:
                 site.vector = None
         expected.learn(self._num_draws, self._num_observed, is_prior=self.observations is None)
+        if not self._left_out:
+            del self.result.ordinal[:]
         self._weigh_draws()
         self._weigh_observations()
         self.result.seconds = time.perf_counter() - start
@@ -149,6 +155,7 @@ class Batch:
         elif value is not None and value.size:
             result.results.add(self.sites.number("", "", 0, value.shape), 0, value)
         trace.close()
+        self._left_out |= trace.num_left_out > 0
         self._num_draws.append(trace.num_draws - trace.num_in_arrays)
         self._num_observed.append(trace.num_observed - trace.num_observed_in_arrays)
         result.status.append(status)

@@ -218,6 +218,7 @@ class BatchResult:
     results: TensorColumns = field(default_factory=TensorColumns)
     loops: LoopColumns = field(default_factory=LoopColumns)
     failures: list[tuple[int, int, str]] = field(default_factory=list)
+    ordinal: array[int] = field(default_factory=lambda: array("Q"))
 
 
 def encode_batch_result(result: BatchResult, first_address: int, addresses: Sequence[Address]) -> bytearray:
@@ -253,6 +254,7 @@ def encode_batch_result(result: BatchResult, first_address: int, addresses: Sequ
         failures or None,
         Inline(_I32.pack(first_address)),
         [_address_table(address) for address in addresses] or None,
+        *([_column(result.ordinal)] if len(result.ordinal) else []),
     )
 
 

@@ -200,16 +200,16 @@ class Draws:
             DistributionError: Parameters are outside their domain.
             ValueError: `size` does not fit the shapes of the parameters.
         """
+        distribution = None if size is not None else _scalar(rule, params)
+        trace = current()
+        if distribution is not None and trace is not None:
+            if self.name:
+                return trace.sample(distribution, scopes() + self.name, self.name, self.control)
+            site, name = place(frame)
+            return trace.sample(distribution, scopes() + site, name, self.control)
         call = self.call(frame)
-        numbers = _floats(params) if size is None else None
-        if numbers is not None:
-            try:
-                distribution = rule.family(*(numbers if rule.convert is None else rule.convert(*numbers)))
-            except (DistributionError, ZeroDivisionError):
-                if rule.certain is None:
-                    raise
-            else:
-                return call.value(distribution)
+        if distribution is not None:
+            return call.value(distribution)
         return scalar_or_array(_native_array(rule, params, size, call), size)
 
     def transformed(
@@ -232,6 +232,39 @@ class Draws:
             shape = result_shape(size, arrays)
         value = function(call, shape, *arrays)
         return scalar_or_array(call.deliver(np.asarray(value)), size)
+
+
+_KEPT_SCALARS = 1024
+_scalars: dict[tuple[int, tuple[Any, ...]], Distribution] = {}
+"""Scalar distributions by rule and parameters: programs draw from the same ones again and again."""
+
+
+def _scalar(rule: Rule, params: tuple[Any, ...]) -> Distribution | None:
+    """The distribution of a number, None if a parameter is an array, or if the parameters leave no choice.
+
+    Raises:
+        DistributionError: Parameters are outside their domain.
+    """
+    key = id(rule), params
+    try:
+        found = _scalars.get(key)
+    except TypeError:  # an array, which has no hash
+        found = None
+    if found is not None:
+        return found
+    numbers = _floats(params)
+    if numbers is None:
+        return None
+    try:
+        made = rule.family(*(numbers if rule.convert is None else rule.convert(*numbers)))
+    except (DistributionError, ZeroDivisionError):
+        if rule.certain is None:
+            raise
+        return None
+    if len(_scalars) >= _KEPT_SCALARS:
+        _scalars.clear()
+    _scalars[key] = made
+    return made
 
 
 def _floats(params: tuple[Any, ...]) -> list[float] | None:

@@ -15,7 +15,7 @@ from ppx_client.distributions import Categorical, Distribution
 from ppx_client.philox import Numbers
 from ppx_client.quantiles import SCALAR, element_vectors, quantiles, tails
 from ppx_client.sites import NEVER, Site
-from ppx_client.traces import EndOfTrace
+from ppx_client.traces import EndOfTrace, left_to_prior
 from ppx_client.values import to_python
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class ScriptedTrace:
         pending: Whether it waits for a longer script.
         num_draws: Numbers used for draws so far.
         num_observed: Numbers used for drawn observations so far.
+        num_left_out: Draws that have no rows.
         num_in_arrays: How many of these went to arrays, which take theirs at once.
         num_observed_in_arrays: Likewise.
         thread: The thread it runs on.
@@ -107,6 +108,7 @@ class ScriptedTrace:
         "_add_address",
         "_add_flags",
         "_add_instance",
+        "_add_ordinal",
         "_add_params",
         "_add_value",
         "_add_z",
@@ -114,9 +116,12 @@ class ScriptedTrace:
         "_batch",
         "_counts",
         "_cursor",
+        "_first_row",
+        "_left",
         "_normals",
         "_numbers",
         "_observed_numbers",
+        "_omits",
         "_open",
         "_sites",
         "_uniforms",
@@ -125,6 +130,7 @@ class ScriptedTrace:
         "failure",
         "num_draws",
         "num_in_arrays",
+        "num_left_out",
         "num_observed",
         "num_observed_in_arrays",
         "pending",
@@ -146,6 +152,9 @@ class ScriptedTrace:
         self._add_address, self._add_instance = rows.address.append, rows.instance.append
         self._add_params, self._add_flags = rows.params.append, rows.flags.append
         self._add_value, self._add_z = rows.value.append, rows.z.append
+        self._add_ordinal = rows.ordinal.append
+        self._left, self._omits = batch.left, batch.left.omits
+        self._first_row = len(rows.address)
         self._open: list[int] = []
         self.end: EndOfTrace | None = None
         self.failure: tuple[int, str] | None = None
@@ -155,6 +164,7 @@ class ScriptedTrace:
         self.num_in_arrays = self.num_observed_in_arrays = 0
         self.thread = get_ident()
         self.scopes = ""
+        self.num_left_out = 0
 
     def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
         """The script's choice for a draw, or one from its prior."""
@@ -167,10 +177,15 @@ class ScriptedTrace:
         visits, place = self._visits, site.place
         instance = visits.get(place, 0)
         visits[place] = instance + 1
+        if site.left is not self._left:
+            site.ask(self._left)
+        if control and (site.is_left or left_to_prior.get()):
+            control = False
+        if not control and self._omits and (self._cursor is None or self._asks):
+            return self._leave(distribution, site)
         if distribution.shape != ():
             return self._sample_array(distribution, site, instance, control)
         vector = distribution.vector
-        params = site.params if vector is site.vector else self._batch.intern(site, vector)
         ordinal = self.num_draws
         flags = CONTROLLED if control else 0
         if (control or not self._asks) and (self._asks or self._cursor is not None):
@@ -179,19 +194,42 @@ class ScriptedTrace:
                 value, z = self._choose(site, vector, rows[0])
                 flags |= FORCED
             elif self._asks:
-                self._suspend(site, instance, [params])
+                self._suspend(site, instance, [self._batch.intern(site, vector)])
+            elif not control and self._omits:
+                return self._leave(distribution, site)
             else:
                 value, z = self._draw(site, vector, ordinal)
         else:
             value, z = self._draw(site, vector, ordinal)
         self.num_draws = ordinal + 1
+        if self._omits:
+            self._add_ordinal(ordinal)
         self._add_address(site.number)
         self._add_instance(instance)
-        self._add_params(params)
+        self._add_params(site.params if vector is site.vector else self._batch.intern(site, vector))
         self._add_value(value)
         self._add_z(z)
         self._add_flags(flags)
         return int(value) if site.discrete else value
+
+    def _leave(self, distribution: Distribution, site: Site) -> Any:
+        """A draw from the prior that leaves nothing behind but that its random number is used."""
+        ordinal = self.num_draws
+        if distribution.shape == ():
+            self.num_draws = ordinal + 1
+            self.num_left_out += 1
+            if ordinal >= len(self._uniforms):
+                self._numbers.reach(ordinal + 1)
+            u = self._uniforms[ordinal]
+            value = site.quantile(u, 1.0 - u, self._normals[ordinal], distribution.vector)
+            return int(value) if site.discrete else value
+        size = math.prod(distribution.shape)
+        uniform, z = self._numbers.array(ordinal, size)
+        self.num_draws = ordinal + size
+        self.num_in_arrays += size
+        self.num_left_out += size
+        shape = distribution.shape
+        return to_python(distribution, quantiles(distribution, uniform.reshape(shape), z.reshape(shape)))
 
     def _draw(self, site: Site, vector: Sequence[float], ordinal: int) -> tuple[float, float]:
         """The prior's value with the random number of this ordinal, and its coordinate."""
@@ -222,10 +260,12 @@ class ScriptedTrace:
 
     def _sample_array(self, distribution: Distribution, site: Site, instance: int, control: bool) -> Any:
         size = math.prod(distribution.shape)
+        forced = self._forced(site, instance, size) if control or not self._asks else range(0)
+        if not control and self._omits and not forced:
+            return self._leave(distribution, site)
         vectors = element_vectors(distribution)
         params = [self._batch.intern(site, vector) for vector in vectors]
         start, rows = self.num_draws, self._batch.result
-        forced = self._forced(site, instance, size) if control or not self._asks else range(0)
         chosen = [self._choose(site, vectors[i], row) for i, row in enumerate(forced)]
         flags = CONTROLLED if control else 0
         if self._asks and control and len(chosen) < size:
@@ -242,11 +282,16 @@ class ScriptedTrace:
             values[: len(chosen)], z[: len(chosen)] = np.array(chosen).T
         self.num_draws = start + size
         self.num_in_arrays += size
+        if self._omits:
+            if not control:  # of these, what no script forces has no row
+                self.num_left_out += size - len(chosen)
+                params, size = params[: len(chosen)], len(chosen)
+            rows.ordinal.extend(range(start, start + size))
         rows.address.extend([site.number] * size)
         rows.instance.extend([instance] * size)
         rows.params.extend(params)
-        rows.value.frombytes(values.tobytes())
-        rows.z.frombytes(z.tobytes())
+        rows.value.frombytes(values[:size].tobytes())
+        rows.z.frombytes(z[:size].tobytes())
         rows.flags.extend([flags | FORCED] * len(chosen) + [flags] * (size - len(chosen)))
         return to_python(distribution, values.reshape(distribution.shape))
 
@@ -254,6 +299,8 @@ class ScriptedTrace:
         self, site: Site, instance: int, params: list[int], chosen: list[tuple[float, float]], flags: int
     ) -> None:
         rows = self._batch.result
+        if self._omits:
+            rows.ordinal.extend(range(self.num_draws, self.num_draws + min(len(params), len(chosen))))
         for number, (value, z) in zip(params, chosen, strict=False):
             rows.address.append(site.number)
             rows.instance.append(instance)
@@ -375,8 +422,8 @@ class ScriptedTrace:
             raise self.end
         loops = self._batch.result.loops
         loops.address.append(self._batch.sites.number(address, name, 0, ()))
-        loops.begin.append(self.num_draws)
-        loops.end.append(self.num_draws)
+        loops.begin.append(self._num_rows())
+        loops.end.append(self._num_rows())
         row = len(loops.end) - 1
         self._open.append(row)
         return row
@@ -384,20 +431,23 @@ class ScriptedTrace:
     def end_rejection(self, address: str, name: str, row: int) -> None:
         """A rejection loop ends here."""
         if self.end is None:
-            self._batch.result.loops.end[row] = self.num_draws
+            self._batch.result.loops.end[row] = self._num_rows()
             self._open.remove(row)
 
     def close(self) -> None:
         """The model has returned: loops that are still open end here, and nothing can be added."""
         ends = self._batch.result.loops.end
         for row in self._open:
-            ends[row] = self.num_draws
+            ends[row] = self._num_rows()
         self.end = self.end or EndOfTrace("the trace is over")
 
     def fail(self, reason: str) -> None:
         """Ends the trace, which fails for this reason unless it has failed already."""
         self.failure = self.failure or (MODEL, reason)
         self.end = self.end or EndOfTrace(reason)
+
+    def _num_rows(self) -> int:
+        return len(self._batch.result.address) - self._first_row
 
     def _refuse(self, site: Site, value: float, why: str) -> NoReturn:
         address, _, _, shape = site.address

@@ -33,12 +33,13 @@ from ppx_client.traces import (
     Request,
     Running,
     Trace,
+    left_to_prior,
     prefix,
     running,
 )
 from ppx_client.values import to_tensor
 from ppx_client.version import __version__
-from ppx_client.wire import Body
+from ppx_client.wire import Body, Received
 
 if TYPE_CHECKING:
     from ppx_client.buffers import Tensor
@@ -195,11 +196,14 @@ class _Session:
 
     Attributes:
         conversation: How traces that it runs draw by draw talk to it.
+        patterns: Draws of batches that match one are left to the prior.
+        omits: Whether it wants no rows of draws that are not controlled.
         batches: None before its first batch.
     """
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, patterns: tuple[str, ...], omits: bool) -> None:
         self.conversation = conversation
+        self.patterns, self.omits = patterns, omits
         self.batches: BatchSession | None = None
 
 
@@ -258,7 +262,7 @@ class _Server:
             self.refuse(sender, f"these bytes are no message of PPX: {error}")
             return None
         if received.body is Body.HANDSHAKE:
-            self.channel.send(sender, self._handshake(sender, received.capabilities))
+            self.channel.send(sender, self._handshake(sender, received))
             return None
         session = self._sessions.get(sender)
         if session is None:
@@ -279,9 +283,11 @@ class _Server:
             self.refuse(sender, f"{received.body.name} came between traces, where only Run makes sense")
         return None
 
-    def _handshake(self, sender: bytes, theirs: tuple[str, ...]) -> bytes:
+    def _handshake(self, sender: bytes, received: Received) -> bytes:
+        theirs = received.capabilities
         shared = frozenset(theirs).intersection(CAPABILITIES)
-        self._sessions[sender] = _Session(Conversation(_Link(self, sender), shared))
+        conversation = Conversation(_Link(self, sender), shared)
+        self._sessions[sender] = _Session(conversation, received.uncontrolled, received.omits)
         self._sessions.move_to_end(sender)
         if len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
@@ -310,8 +316,12 @@ class _Server:
 
         self._executor = self._executor or Executor()
         if session.batches is None:
-            draws_missing = MISSING in session.conversation.capabilities
-            session.batches = BatchSession(self._executor, draws_missing=draws_missing)
+            session.batches = BatchSession(
+                self._executor,
+                session.patterns,
+                omits=session.omits,
+                draws_missing=MISSING in session.conversation.capabilities,
+            )
         try:
             answer = session.batches.run(data, self._attempt_script)
         except MalformedError as error:
@@ -342,6 +352,7 @@ class _Server:
     def _execute(self, trace: Running) -> Tensor | None:
         running.set(trace)
         prefix.set("")
+        left_to_prior.set(False)
         result = self._forward()
         if result is None:
             return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ppx_client.batches import Batch, Expected
 from ppx_client.buffers import MalformedError
 from ppx_client.columns import decode_run_batch, encode_batch_result
-from ppx_client.sites import Site, Sites
+from ppx_client.sites import Left, Site, Sites
 
 if TYPE_CHECKING:
     from ppx_client.batches import Execute
@@ -35,11 +35,16 @@ class BatchSession:
 
     Args:
         executor: What all controllers share.
+        patterns: Draws that match one are left to the prior.
+        omits: Whether draws that are not controlled have no rows.
         draws_missing: Whether an observe is drawn that the controller has no fitting value for; else its trace fails.
     """
 
-    def __init__(self, executor: Executor, *, draws_missing: bool) -> None:
+    def __init__(
+        self, executor: Executor, patterns: tuple[str, ...] = (), *, omits: bool = False, draws_missing: bool
+    ) -> None:
         self._executor = executor
+        self._left = Left(patterns, omits=omits)
         self._draws_missing = draws_missing
         self._theirs: list[Site | None] = []
         self._told = 0
@@ -56,7 +61,7 @@ class BatchSession:
         executor = self._executor
         chosen = self._sites(message)
         given = self._given(message)
-        batch = Batch(message, executor.sites, chosen, given, draws_missing=self._draws_missing)
+        batch = Batch(message, executor.sites, chosen, given, self._left, draws_missing=self._draws_missing)
         result = batch.run(execute, executor.expected)
         first, addresses = self._told, executor.sites.addresses
         self._told = len(addresses)

@@ -1,8 +1,9 @@
-"""The statements of a model: sample, observe, tag, scope, rejection."""
+"""The statements of a model: sample, observe, tag, scope, uncontrolled, rejection."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import ContextDecorator
 from contextvars import Token
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from ppx_client.attribution import current, note_scopes, scopes
 from ppx_client.call_sites import call_site
 from ppx_client.distributions import Distribution
 from ppx_client.errors import PPXError
-from ppx_client.traces import Running, match_shapes, prefix
+from ppx_client.traces import Running, left_to_prior, match_shapes, prefix
 from ppx_client.values import to_python, to_tensor
 
 if TYPE_CHECKING:
@@ -123,6 +124,33 @@ class scope:  # noqa: N801 (it reads as a statement)
     def __exit__(self, *exception: object) -> None:
         prefix.reset(self._tokens.pop())
         note_scopes(scopes())
+
+
+class uncontrolled(ContextDecorator):  # noqa: N801 (it reads as a statement)
+    """Leaves all draws in a block, or in a function that it decorates, to the prior, whatever makes them.
+
+    A program may draw thousands of numbers that nobody asks for. Draws that are not controlled cost inference next to
+    nothing: they are drawn anew in every execution, and results do not hold them.
+
+    Example:
+        >>> import ppx_client as ppx
+        >>> with ppx.uncontrolled():  # as if each said control=False
+        ...     noise = [ppx.sample(ppx.Normal(0.0, 1.0), name="noise") for _ in range(1000)]
+    """
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[bool]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(left_to_prior.set(True))
+
+    def __exit__(self, *exception: object) -> None:
+        left_to_prior.reset(self._tokens.pop())
+
+    def _recreate_cm(self) -> uncontrolled:
+        return uncontrolled()  # calls of a decorated function may overlap, in threads and elsewhere
 
 
 class rejection:  # noqa: N801 (it reads as a statement)

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
 OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL = "observed_value", "error", "truncated_normal"
 BATCH, REJECTION, SHUTDOWN, MISSING = "batch", "rejection", "shutdown", "missing"
-CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL, BATCH, REJECTION, SHUTDOWN, MISSING)
+UNCONTROLLED = "uncontrolled"
+CAPABILITIES = (
+    OBSERVED_VALUE,
+    ERROR,
+    TRUNCATED_NORMAL,
+    BATCH,
+    REJECTION,
+    SHUTDOWN,
+    MISSING,
+    UNCONTROLLED,
+)
 """What this client can do beyond PPX 1.0."""
 
 _CATEGORICAL = Categorical.code
@@ -141,6 +151,7 @@ class Trace:
     def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
         """The controller's choice for a draw."""
         conversation = self._conversation
+        control = control and not left_to_prior.get()
         params = distribution.params
         key = (Body.SAMPLE, address, name, control, distribution.code, _shape(distribution))
         template = conversation.template(key)
@@ -307,6 +318,9 @@ class Running(Protocol):
 
 running: ContextVar[Running | None] = ContextVar("ppx_trace", default=None)
 """The trace that the model runs in, None without a controller."""
+
+left_to_prior: ContextVar[bool] = ContextVar("ppx_left_to_prior", default=False)
+"""Whether the code that runs is in a region whose draws are left to the prior."""
 
 prefix: ContextVar[str | None] = ContextVar("ppx_prefix", default=None)
 """The enclosing scopes, each followed by `/`; None in a context in which nothing was said of them."""

@@ -119,7 +119,7 @@ inline std::string play(const ppx::RunBatch& batch, Session& session, const Mode
     const Charge charge(nullptr, &player);
     Returned returned;
     player.begin_batch(batch.seed(), batch.observations_id() == 0 ? nullptr : &session.observations,
-                       session.capabilities.missing);
+                       session.capabilities.missing, session.left);
     for (std::size_t k = 0; k < num_traces && !stop_requested(); ++k) {
         player.begin_trace(k, batch.index()->Get(static_cast<flatbuffers::uoffset_t>(k)));
         const std::string failure = run_model(model, returned);

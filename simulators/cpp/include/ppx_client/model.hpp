@@ -69,6 +69,7 @@ inline void fit_value(Prior& prior, const View& value, std::string_view address)
 template <class D>
 auto sample(const D& distribution, const Label& label, bool control) {
     ThreadState& thread = this_thread();
+    control = control && thread.num_uncontrolled == 0;
     if constexpr (!D::is_array) {
         if (thread.player != nullptr)
             return to_model<D>(thread.player->draw(distribution, label, control), thread, label);
@@ -192,6 +193,16 @@ class [[nodiscard]] scope {
     ~scope() { detail::this_thread().path.leave(); }
     scope(const scope&) = delete;
     scope& operator=(const scope&) = delete;
+};
+
+/// While it lives, all draws on this thread are left to the prior, whatever makes them, as if each said so. For noise that
+/// nobody asks for: it costs inference next to nothing. `ppx_client::uncontrolled noise;`
+class [[nodiscard]] uncontrolled {
+  public:
+    uncontrolled() { ++detail::this_thread().num_uncontrolled; }
+    ~uncontrolled() { --detail::this_thread().num_uncontrolled; }
+    uncontrolled(const uncontrolled&) = delete;
+    uncontrolled& operator=(const uncontrolled&) = delete;
 };
 
 /// While it lives, draws belong to a rejection loop, which inference can then treat as one: put it before a loop that

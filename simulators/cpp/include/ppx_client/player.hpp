@@ -19,6 +19,7 @@
 #include "ppx_client/columns.hpp"
 #include "ppx_client/densities.hpp"
 #include "ppx_client/observations.hpp"
+#include "ppx_client/pattern.hpp"
 #include "ppx_client/philox.hpp"
 #include "ppx_client/prior.hpp"
 #include "ppx_client/quantiles.hpp"
@@ -42,6 +43,10 @@ Params scalar_params(const D& distribution) {
     }
 }
 
+/// Whether the value of a coordinate is made of the coordinate itself, rather than of its tails.
+template <Family F>
+constexpr bool uses_z = F == Family::Normal || F == Family::LogNormal;
+
 /// The running trace of a batch, and the columns of those before it.
 class Player {
   public:
@@ -54,8 +59,10 @@ class Player {
 
     /// @param observations  The set to condition on, or null to draw every observation.
     /// @param draws_missing Whether an observation is drawn for which the set has no fitting value; else the trace fails.
-    void begin_batch(std::uint64_t seed, const ObservationSet* observations, bool draws_missing) {
+    /// @param left          What the controller leaves to the prior.
+    void begin_batch(std::uint64_t seed, const ObservationSet* observations, bool draws_missing, const Left& left) {
         columns_.clear();
+        left_ = &left;
         ++batch_;
         seed_ = seed;
         observations_ = observations;
@@ -68,7 +75,7 @@ class Player {
         scripts_.begin(slot);
         uniforms_ = Uniforms(seed_, index);
         index_ = index;
-        num_observed_ = 0;
+        num_draws_ = num_observed_ = 0;
         first_row_ = columns_.draws.size;
         first_loop_ = columns_.loops.address.size();
     }
@@ -96,7 +103,7 @@ class Player {
         columns_.results.end_trace();
         LoopRows& loops = columns_.loops;
         for (std::size_t row = first_loop_; row < loops.end.size(); ++row)
-            if (loops.end[row] < 0) loops.end[row] = ordinal();
+            if (loops.end[row] < 0) loops.end[row] = num_rows();
         loops.offsets.push_back(narrow(loops.address.size()));
     }
 
@@ -106,15 +113,17 @@ class Player {
         check_running();
         Site& site = sites_.find(Statement::Draw, F, false, path_, label);
         const std::int32_t instance = site.visits->next(trace_);
+        control = control && !is_left(site);
+        const Choices choices = scripts_.find(*site.entry, instance, 1, control);
+        if (!control && left_->omits && choices.size == 0) return leave(site, distribution, label);
         const Params params = check_params(site, distribution, label);
         columns_.draws.reserve(1);
-        const Choices choices = scripts_.find(*site.entry, instance, 1, control);
         const std::uint8_t flags = control ? Controlled : 0;
         begin_row(site, instance, params, flags);
         if (choices.ends) pend();
         double value, z;
         if (choices.size == 0) {
-            const Tails tails = tails_of_uniform(uniforms_.at(static_cast<std::uint64_t>(ordinal())));
+            const Tails tails = tails_of_uniform(uniforms_.at(num_draws_));
             z = normal_quantile(tails);
             value = value_of<F>(params.data, params.size, tails, z);
         } else {
@@ -139,8 +148,10 @@ class Player {
         Site& site = sites_.find(Statement::Draw, prior.family, true, path_, label);
         sites_.set_shape(site, prior.shape, prior.rank);
         const std::int32_t instance = site.visits->next(trace_);
-        columns_.draws.reserve(prior.size);
+        control = control && !is_left(site);
         const Choices choices = scripts_.find(*site.entry, instance, prior.size, control);
+        const bool leaves_out = !control && left_->omits;
+        columns_.draws.reserve(leaves_out ? choices.size : prior.size);
         for (std::size_t i = 0; i < choices.size; ++i) {
             const double value = choices.value[i], z = choices.z[i];
             const bool by_z = std::isnan(value);
@@ -149,8 +160,13 @@ class Player {
             }, by_z ? z : not_a_number, Forced);
         }
         if (choices.ends) pend(prior, choices.size, site, instance, control);
+        if (leaves_out && choices.size < prior.size) {
+            const std::size_t first = choices.size, count = prior.size - first;
+            for (std::size_t i = 0; i < count; ++i) out[first + i] = prior.draw(first + i, uniforms_.at(num_draws_ + i));
+            return note_left_out(site, count);
+        }
         for (std::size_t i = choices.size; i < prior.size; ++i) {
-            const Tails tails = tails_of_uniform(uniforms_.at(static_cast<std::uint64_t>(ordinal())));
+            const Tails tails = tails_of_uniform(uniforms_.at(num_draws_));
             const double z = normal_quantile(tails);
             out[i] = draw_element(prior, i, site, instance, control, [&](const Params& params) {
                 return prior.functions->value_of(params.data, params.size, tails, z);
@@ -220,13 +236,13 @@ class Player {
         Site& site = sites_.find(Statement::Loop, no_family, false, path_, label);
         LoopRows& loops = columns_.loops;
         loops.address.push_back(sites_.number(*site.entry));
-        loops.begin.push_back(ordinal());
+        loops.begin.push_back(num_rows());
         loops.end.push_back(-1);
         return {trace_, loops.address.size() - 1};
     }
 
     void end_loop(const Loop& loop) {
-        if (loop.trace == trace_) columns_.loops.end[loop.row] = ordinal();
+        if (loop.trace == trace_) columns_.loops.end[loop.row] = num_rows();
     }
 
   private:
@@ -241,8 +257,35 @@ class Player {
         if (has_ended()) throw AbandonedTrace();
     }
 
-    /// Number of scalar draws that the trace has made.
-    std::int32_t ordinal() const { return narrow(columns_.draws.size - first_row_); }
+    /// Number of scalar draws of the trace that have rows.
+    std::int32_t num_rows() const { return narrow(columns_.draws.size - first_row_); }
+
+    /// Whether the controller leaves a draw to the prior; found out once for each.
+    bool is_left(Site& site) const {
+        if (site.left != left_->number) {
+            site.left = left_->number;
+            site.is_left = left_->matches(site.entry->address, site.entry->name);
+        }
+        return site.is_left;
+    }
+
+    /// A draw from the prior that leaves nothing behind but that its random number is used.
+    template <class D>
+    double leave(Site& site, const D& distribution, const Label& label) {
+        constexpr Family F = D::family;
+        const Params params = scalar_params(distribution);
+        if (!accepts<F>(params.data, params.size))
+            make_prior(distribution, path_.address(label.name, label.call_site));
+        note_left_out(site, 1);
+        const Tails tails = tails_of_uniform(uniforms_.at(num_draws_ - 1));
+        return value_of<F>(params.data, params.size, tails, uses_z<F> ? normal_quantile(tails) : 0.0);
+    }
+
+    void note_left_out(Site& site, std::size_t size) {
+        sites_.number(*site.entry);  // the controller learns what its patterns match
+        columns_.has_left_out = true;
+        num_draws_ += size;
+    }
 
     [[noreturn]] void abandon(ppx::FailureKind kind, std::string message) {
         fail(kind, std::move(message));
@@ -284,6 +327,7 @@ class Player {
         draws.value[row] = value;
         draws.z[row] = z;
         draws.log_prob[row] = log_prob;
+        draws.ordinal[row] = num_draws_++;
         draws.size = row + 1;
     }
 
@@ -416,10 +460,11 @@ class Player {
     BatchColumns columns_;
     Uniforms uniforms_, observation_uniforms_;
     const ObservationSet* observations_ = nullptr;
+    const Left* left_ = nullptr;
     Entry* result_entry_ = nullptr;
     std::uint64_t seed_ = 0, index_ = 0;
     std::uint64_t batch_ = 0, trace_ = 0;  // numbers of those that are running, from 1
-    std::uint64_t num_observed_ = 0;       // numbers of the stream that the trace has used
+    std::uint64_t num_draws_ = 0, num_observed_ = 0;  // numbers of both streams that the trace has used
     std::size_t first_row_ = 0, first_loop_ = 0;
     TraceStatus status_ = TraceStatus::Complete;
     bool draws_missing_ = false;

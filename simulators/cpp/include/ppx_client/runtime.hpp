@@ -77,6 +77,7 @@ class ThreadState {
     AddressPath path;
     Controller* controller = nullptr;  // while one answers each statement
     Player* player = nullptr;          // while a batch is played
+    std::size_t num_uncontrolled = 0;  // regions whose draws are left to the prior that the model is in
 
     void seed(std::uint64_t value) { uniforms_.emplace(value, 0); }
 

@@ -99,6 +99,8 @@ struct Site {
     Visits* visits = nullptr;             // to the address; for observations to the name, over all scopes
     Visits* visits_by_address = nullptr;  // only of observations
     KnownParams params;
+    std::uint64_t left = 0;           // the number of the `Left` to which the next one belongs
+    bool is_left = false;             // whether a controller leaves this draw to the prior
     std::uint64_t observations = 0;   // the set of observations to which the next two belong
     const Given* by_name = nullptr;   // what the set gives, or null
     const Given* by_address = nullptr;

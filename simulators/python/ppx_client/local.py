@@ -115,7 +115,8 @@ def seed(value: int) -> None:
 
 def draw(distribution: Distribution) -> Any:
     """A draw from the distribution."""
-    from ppx_client.quantiles import SCALAR, quantiles
+    from ppx_client.array_quantiles import quantiles
+    from ppx_client.quantiles import SCALAR
 
     generator = _thread.generator
     if generator is None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from ppx_client.array_quantiles import parameter_matrix, quantiles
 from ppx_client.columns import CHOICE, CONTROLLED, FORCED, MODEL, NOT_CHOSEN, OBSERVATION
 from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical, Distribution
 from ppx_client.philox import Numbers
-from ppx_client.quantiles import SCALAR, element_vectors, quantiles, tails
+from ppx_client.quantiles import SCALAR, tails
 from ppx_client.sites import NEVER, Site
 from ppx_client.traces import EndOfTrace
 from ppx_client.values import to_python
@@ -221,16 +223,16 @@ class ScriptedTrace:
 
     def _sample_array(self, distribution: Distribution, site: Site, instance: int, control: bool) -> Any:
         size = math.prod(distribution.shape)
-        vectors = element_vectors(distribution)
-        params = [self._batch.intern(site, vector) for vector in vectors]
+        vectors = parameter_matrix(distribution)
+        params = self._batch.intern_rows(site, vectors)
         start, rows = self.num_draws, self._batch.result
         forced = self._forced(site, instance, size) if control or not self._asks else range(0)
-        chosen = [self._choose(site, vectors[i], row) for i, row in enumerate(forced)]
+        chosen = [self._choose(site, vectors[i].tolist(), row) for i, row in enumerate(forced)]
         flags = CONTROLLED if control else 0
         if self._asks and control and len(chosen) < size:
-            self._append(site, instance, params, chosen, flags | FORCED)
+            self._append(site, instance, params.tolist(), chosen, flags | FORCED)
             self.num_draws += len(chosen)
-            self._suspend(site, instance, params[len(chosen) :])
+            self._suspend(site, instance, params[len(chosen) :].tolist())
         values, z = np.empty(size), np.empty(size)
         if len(chosen) < size:
             uniform, normal = self._numbers.array(start, size)
@@ -241,12 +243,12 @@ class ScriptedTrace:
             values[: len(chosen)], z[: len(chosen)] = np.array(chosen).T
         self.num_draws = start + size
         self.num_in_arrays += size
-        rows.address.extend([site.number] * size)
-        rows.instance.extend([instance] * size)
-        rows.params.extend(params)
+        rows.address.extend(array("i", (site.number,)) * size)
+        rows.instance.extend(array("i", (instance,)) * size)
+        rows.params.frombytes(params.tobytes())
         rows.value.frombytes(values.tobytes())
         rows.z.frombytes(z.tobytes())
-        rows.flags.extend([flags | FORCED] * len(chosen) + [flags] * (size - len(chosen)))
+        rows.flags.extend(bytes((flags | FORCED,)) * len(chosen) + bytes((flags,)) * (size - len(chosen)))
         return to_python(distribution, values.reshape(distribution.shape))
 
     def _append(

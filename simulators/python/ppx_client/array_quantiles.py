@@ -7,12 +7,22 @@ Letters: N elements. Discrete families take the same steps in the same order as 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import exp
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, betaincc, betainccinv, betaincinv, gammainc, gammaincc, gammainccinv, gammaincinv
+from scipy.special import (
+    betainc,
+    betaincc,
+    betainccinv,
+    betaincinv,
+    gammainc,
+    gammaincc,
+    gammainccinv,
+    gammaincinv,
+)
 
 from ppx_client.distributions import Categorical, Distribution
 from ppx_client.quantiles import BELOW_ONE, FAR, FEW, HUGE, TINY, Floats
@@ -82,98 +92,106 @@ def _bernoulli(p: Floats, q: Floats, z: Floats, probs: Floats) -> Floats:
 
 
 def _poisson(p: Floats, q: Floats, z: Floats, rate: Floats) -> Floats:
-    shape = p.shape
-    p, q, z, rate = (array.ravel() for array in (p, q, z, rate))
-    values = np.empty(len(p))
+    if rate.max() <= FEW and q.min() > FAR:
+        return _count_up(p, rate)
     few = (rate <= FEW) & (q > FAR)
-    rows = np.flatnonzero(few)
-    if len(rows):
-        start = np.array([exp(-one) for one in rate[rows].tolist()])
-        values[rows] = _count(start, p[rows], np.full(len(rows), np.inf), lambda k, at: rate[rows[at]] / k)
-    rows = np.flatnonzero(~few)
-    if len(rows):
-        p, q, z, rate = p[rows], q[rows], z[rows], rate[rows]
-        guess = rate + np.sqrt(rate) * z + (z * z - 1.0) / 6.0
-        values[rows] = _smallest(
-            p,
-            q,
-            guess,
-            np.full(len(rows), np.inf),
-            lambda k, at: gammaincc(k + 1.0, rate[at]),
-            lambda k, at: gammainc(k + 1.0, rate[at]),
-        )
-    return values.reshape(shape)
-
-
-def _binomial(p: Floats, q: Floats, z: Floats, n: Floats, prob: Floats) -> Floats:
-    shape = p.shape
-    p, q, z, n, prob = (array.ravel() for array in (p, q, z, n, prob))
-    rare = prob <= 0.5
-    few = (n <= FEW) & (np.where(rare, q, p) > FAR)
-    if few.all():
-        return _count_rarer(p, q, n, prob, rare).reshape(shape)
-    values = np.empty(len(p))
-    rows = np.flatnonzero(few)
-    if len(rows):
-        values[rows] = _count_rarer(p[rows], q[rows], n[rows], prob[rows], rare[rows])
-    rows = np.flatnonzero(~few)
-    p, q, z, n, prob = p[rows], q[rows], z[rows], n[rows], prob[rows]
-    mean = n * prob
-    guess = mean + np.sqrt(mean * (1.0 - prob)) * z + (1.0 - 2.0 * prob) * (z * z - 1.0) / 6.0
-    values[rows] = _smallest(
+    values = np.empty(p.shape)
+    if few.any():
+        values[few] = _count_up(p[few], rate[few])
+    p, q, z, rate = (array[~few] for array in (p, q, z, rate))
+    guess = rate + np.sqrt(rate) * z + (z * z - 1.0) / 6.0
+    values[~few] = _smallest(
         p,
         q,
         guess,
-        n,
-        lambda k, at: betaincc(k + 1.0, n[at] - k, prob[at]),
-        lambda k, at: betainc(k + 1.0, n[at] - k, prob[at]),
+        np.full(len(rate), np.inf),
+        lambda k, at: gammaincc(k + 1.0, rate[at]),
+        lambda k, at: gammainc(k + 1.0, rate[at]),
     )
-    return values.reshape(shape)
-
-
-def _count_rarer(p: Floats, q: Floats, n: Floats, prob: Floats, rare: NDArray[np.bool_]) -> Floats:
-    """Binomial numbers of few trials, by counting successes or failures, whichever are rarer."""
-    if rare.all():
-        odds = prob / (1.0 - prob)
-        return _count(_power(1.0 - prob, n), p, n, lambda k, at: (n[at] - k + 1.0) / k * odds[at])
-    chance = np.where(rare, prob, 1.0 - prob)
-    odds = chance / (1.0 - chance)
-    # To exceed q is to reach the next number.
-    goal = np.where(rare, p, np.nextafter(q, 2.0))
-    found = _count(_power(1.0 - chance, n), goal, n, lambda k, at: (n[at] - k + 1.0) / k * odds[at])
-    return np.where(rare, found, n - found)
-
-
-def _power(base: Floats, exponent: Floats) -> Floats:
-    result = np.ones_like(base)
-    left = exponent.astype(np.int64)
-    while left.any():
-        result *= np.where(left & 1, base, 1.0)
-        base = base * base
-        left >>= 1
-    return result
-
-
-def _count(start: Floats, goal: Floats, high: Floats, factor: Callable[[float, Any], Floats]) -> Floats:
-    """The smallest k whose F(k) reaches a goal, or `high`, `(N,)`: by adding up probabilities.
-
-    Args:
-        start: F(0).
-        goal: What is to be reached.
-        high: Largest values.
-        factor: The probability of k as a multiple of that of k - 1, for rows.
-    """
-    values = np.zeros(len(start))
-    rows = np.flatnonzero((start < goal) & (high > 0.0))
-    term, total, k = start[rows], start[rows], 0.0
-    while len(rows):
-        k += 1.0
-        term = term * factor(k, rows)
-        total = total + term
-        on = (total < goal[rows]) & (high[rows] > k)
-        values[rows] = k
-        rows, term, total = rows[on], term[on], total[on]
     return values
+
+
+def _count_up(p: Floats, rate: Floats) -> Floats:
+    """Poisson numbers of small rates, by adding up probabilities."""
+    # NumPy's exp rounds differently in some places.
+    term = np.array([exp(-one) for one in rate.ravel().tolist()]).reshape(rate.shape)
+    total, values, k = term, np.zeros(p.shape), 0.0
+    while (short := total < p).any():
+        k += 1.0
+        values += short
+        term = term * (rate / k)
+        total = total + term
+    return values
+
+
+def _binomial(p: Floats, q: Floats, z: Floats, n: Floats, prob: Floats) -> Floats:
+    if n.max() <= FEW and prob.max() <= 0.5 and q.min() > FAR:
+        return _count_successes(p, n, prob)
+    values = np.empty(p.shape)
+    rare = prob <= 0.5
+    successes = (n <= FEW) & rare & (q > FAR)
+    failures = (n <= FEW) & ~rare & (p > FAR)
+    others = ~(successes | failures)
+    if successes.any():
+        values[successes] = _count_successes(p[successes], n[successes], prob[successes])
+    if failures.any():
+        # To exceed q is to reach the next number.
+        goal, trials = np.nextafter(q[failures], 2.0), n[failures]
+        values[failures] = trials - _count_successes(goal, trials, 1.0 - prob[failures])
+    if others.any():
+        p, q, z, n, prob = (array[others] for array in (p, q, z, n, prob))
+        mean = n * prob
+        guess = mean + np.sqrt(mean * (1.0 - prob)) * z + (1.0 - 2.0 * prob) * (z * z - 1.0) / 6.0
+        values[others] = _smallest(
+            p,
+            q,
+            guess,
+            n,
+            lambda k, at: betaincc(k + 1.0, n[at] - k, prob[at]),
+            lambda k, at: betainc(k + 1.0, n[at] - k, prob[at]),
+        )
+    return values
+
+
+def _count_successes(goal: Floats, n: Floats, prob: Floats) -> Floats:
+    """Binomial numbers of few trials, by adding up probabilities: the smallest k whose F(k) reaches a goal, or n."""
+    most = int(n.max())
+    if most == 0:
+        return np.zeros(n.shape)
+    first = float(prob.flat[0])
+    if (prob == first).all():
+        reached = _distribution_functions(most, first)[n.astype(np.int64)]
+        return np.add.reduce(reached < goal[..., None], -1, np.float64)
+    shape, n, prob, goal = n.shape, n.ravel(), prob.ravel(), goal.ravel()
+    failure = 1.0 - prob
+    powers = np.empty((most + 1, len(n)))
+    powers[0], powers[1:] = 1.0, failure
+    np.multiply.accumulate(powers, 0, out=powers)
+    # The probability of k is that of k - 1 times ((n - k + 1) / k) odds, which makes it 0 beyond n.
+    k = np.arange(1.0, most + 1.0)[:, None]
+    terms = np.empty_like(powers)
+    terms[0] = powers[n.astype(np.int64), np.arange(len(n))]
+    terms[1:] = (n - k + 1.0) / k * (prob / failure)
+    np.multiply.accumulate(terms, 0, out=terms)
+    np.add.accumulate(terms, 0, out=terms)
+    return np.minimum(np.count_nonzero(terms < goal, 0), n).reshape(shape)
+
+
+@lru_cache(64)
+def _distribution_functions(most: int, prob: float) -> Floats:
+    """F(k) for k < n of Binomials of 0 to `most` trials, `(most + 1, most)`; infinite from n on."""
+    table = np.full((most + 1, most), np.inf)
+    failure = 1.0 - prob
+    odds, start = prob / failure, 1.0
+    for n in range(1, most + 1):
+        start *= failure
+        term = total = start
+        for k in range(n):
+            if k:
+                term *= (n - k + 1.0) / k * odds
+                total += term
+            table[n, k] = total
+    return table
 
 
 def _smallest(

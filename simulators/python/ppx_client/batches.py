@@ -171,7 +171,9 @@ class Batch:
         if site.vector is None:
             self._used.append(site)
         found = np.cumsum(differs, dtype=np.int32)
-        numbers: NDArray[np.int32] = np.where(found > 0, found + np.int32(len(result.params_offsets) - 2), site.params)
+        numbers: NDArray[np.int32] = np.where(
+            found > 0, found + np.int32(len(result.params_offsets) - 2), site.params
+        )
         ends = np.arange(1, found[-1] + 1, dtype=np.int32) * vectors.shape[1] + len(result.params_data)
         result.params_offsets.frombytes(ends.astype(np.int32).tobytes())
         result.params_data.frombytes(vectors[differs].tobytes())

@@ -78,7 +78,16 @@ class Numbers:
         normals: Their standard normal quantiles: the standard coordinates of prior draws.
     """
 
-    __slots__ = ("_block", "_block_normals", "_block_start", "_index", "_seed", "_stream", "normals", "uniforms")
+    __slots__ = (
+        "_block",
+        "_block_normals",
+        "_block_start",
+        "_index",
+        "_seed",
+        "_stream",
+        "normals",
+        "uniforms",
+    )
 
     def __init__(
         self,

@@ -13,12 +13,21 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import erfc, exp, inf, log, log1p, sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, betaincc, betainccinv, betaincinv, gammainc, gammaincc, gammainccinv, gammaincinv
+from scipy.special import (
+    betainc,
+    betaincc,
+    betainccinv,
+    betaincinv,
+    gammainc,
+    gammaincc,
+    gammainccinv,
+    gammaincinv,
+)
 
+from ppx_client.distributions import Distribution
 from ppx_client.truncated import truncated_quantile
 
 Floats = NDArray[np.float64]
@@ -151,25 +160,17 @@ def _binomial(p: float, q: float, z: float, params: Sequence[float]) -> float:
 
 def _count_successes(goal: float, n: float, prob: float, *, strictly: bool) -> float:
     """The smallest k whose F(k) reaches a goal, or exceeds it."""
-    term = total = _power(1.0 - prob, int(n))
-    odds = prob / (1.0 - prob)
-    k = 0.0
+    failure = 1.0 - prob
+    term = 1.0
+    for _ in range(int(n)):
+        term *= failure
+    odds = prob / failure
+    total, k = term, 0.0
     while k < n and (total <= goal if strictly else total < goal):
         k += 1.0
         term *= (n - k + 1.0) / k * odds
         total += term
     return k
-
-
-def _power(base: float, exponent: int) -> float:
-    """By squaring, so that arrays have the same rounding."""
-    result = 1.0
-    while exponent:
-        if exponent & 1:
-            result *= base
-        base *= base
-        exponent >>= 1
-    return result
 
 
 def _smallest(

@@ -316,10 +316,9 @@ def test_own_generators_are_of_their_types() -> None:
 
 def test_the_standard_library_draws_for_itself() -> None:
     with patched():
-        assert type(tempfile._RandomNameSequence().rng) is REAL
-
-
-REAL = random.Random
+        names = tempfile._RandomNameSequence()
+        assert next(names)
+    assert type(names.rng) is random.Random
 
 
 MODEL = """

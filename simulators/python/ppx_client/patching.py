@@ -121,9 +121,7 @@ def _references(pairs: Sequence[tuple[Any, Any]]) -> list[_Names]:
     namespaces = {
         id(vars(module)): vars(module)
         for name, module in list(sys.modules.items())
-        if hasattr(module, "__dict__")
-        # It may be found under several names.
-        and str(vars(module).get("__name__", name)).partition(".")[0] not in _LEFT_ALONE
+        if hasattr(module, "__dict__") and name.partition(".")[0] not in _LEFT_ALONE
     }
     if "scipy.stats" in sys.modules:
         for namespace in list(namespaces.values()):

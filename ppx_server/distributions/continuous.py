@@ -81,7 +81,7 @@ class Normal(Family):
         return _bounds(-inf, inf, params)
 
     def from_z_scalar(self, z: float, params: Scalars) -> float:
-        return params[0] + params[1] * z
+        return min(max(params[0] + params[1] * z, -HUGE), HUGE)
 
     def _accepts(self, params: Scalars) -> bool:
         mean, stddev = params
@@ -114,6 +114,7 @@ class Uniform(Family):
 
     def from_z_scalar(self, z: float, params: Scalars) -> float:
         low, high = params
+        z = clamp(z)
         if z < 0.0:
             return low + (high - low) * lower_tail(z)
         return high - (high - low) * lower_tail(-z)
@@ -148,15 +149,19 @@ class Beta(Family):
         return betainc(a, b, x), betaincc(a, b, x)
 
     def _inverse(self, p: Floats, q: Floats, params: Arrays) -> Floats:
-        return np.clip(by_tail(p, q, params, betaincinv, betainccinv), TINY, BELOW_ONE)
+        a, b = params
+        x = by_tail(p, q, params, betaincinv, betainccinv)
+        # The mean, where parameters are too extreme for SciPy.
+        return np.clip(np.where(np.isnan(x), 1.0 / (1.0 + b / a), x), TINY, BELOW_ONE)
 
     def _support(self, params: Arrays) -> tuple[Floats, Floats]:
         return _bounds(0.0, 1.0, params)
 
     def from_z_scalar(self, z: float, params: Scalars) -> float:
         z = clamp(z)
-        x = float(betaincinv(*params, lower_tail(z)) if z < 0.0 else betainccinv(*params, lower_tail(-z)))
-        return min(max(x, TINY), BELOW_ONE)
+        a, b = params
+        x = float(betaincinv(a, b, lower_tail(z)) if z < 0.0 else betainccinv(a, b, lower_tail(-z)))
+        return min(max(1.0 / (1.0 + b / a) if x != x else x, TINY), BELOW_ONE)
 
     def _accepts(self, params: Scalars) -> bool:
         return 0.0 < params[0] < inf and 0.0 < params[1] < inf
@@ -213,7 +218,9 @@ class Gamma(Family):
 
     def _inverse(self, p: Floats, q: Floats, params: Arrays) -> Floats:
         shape, rate = params
-        return np.clip(by_tail(p, q, (shape,), gammaincinv, gammainccinv) / rate, TINY, HUGE)
+        x = by_tail(p, q, (shape,), gammaincinv, gammainccinv)
+        # NaN for a shape too small for SciPy.
+        return np.where(np.isnan(x), TINY, np.clip(x / rate, TINY, HUGE))
 
     def _support(self, params: Arrays) -> tuple[Floats, Floats]:
         return _bounds(0.0, inf, params)
@@ -222,7 +229,7 @@ class Gamma(Family):
         z = clamp(z)
         shape, rate = params
         x = float(gammaincinv(shape, lower_tail(z)) if z < 0.0 else gammainccinv(shape, lower_tail(-z)))
-        return min(max(x / rate, TINY), HUGE)
+        return min(max(x / rate, TINY), HUGE) if x == x else TINY
 
     def _accepts(self, params: Scalars) -> bool:
         return 0.0 < params[0] < inf and 0.0 < params[1] < inf
@@ -290,7 +297,10 @@ class Weibull(Family):
     def _inverse(self, p: Floats, q: Floats, params: Arrays) -> Floats:
         scale, shape = params
         hazard = np.where(p < q, -np.log1p(-np.minimum(p, 0.75)), -np.log(q))
-        return np.clip(scale * hazard ** (1.0 / shape), TINY, HUGE)
+        x = scale * hazard ** (1.0 / shape)
+        # The power may be out of range where the value is not.
+        beyond = np.clip(np.exp(np.log(scale) + np.log(hazard) / shape), TINY, HUGE)
+        return np.where((x > TINY) & (x < HUGE), x, beyond)
 
     def _support(self, params: Arrays) -> tuple[Floats, Floats]:
         return _bounds(0.0, inf, params)

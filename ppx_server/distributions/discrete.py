@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from math import inf, sqrt
 from typing import Any
 
@@ -299,21 +301,12 @@ class Categorical(Discrete):
 
     def from_z_scalar(self, z: float, params: Scalars) -> float:
         z = clamp(z)
-        k, total = 0, 0.0
-        last = len(params) - 1
+        below = list(accumulate(params))
+        whole, last = below[-1], len(params) - 1
         if z <= 0.0:
-            target = lower_tail(z) * sum(params)
-            for k, prob in enumerate(params):
-                total += prob
-                if total >= target:
-                    return float(k)
-            return float(last)
-        target = lower_tail(-z) * sum(params)
-        for k in range(last, 0, -1):
-            total += params[k]
-            if total > target:
-                return float(k)
-        return 0.0
+            return float(bisect_left(below, lower_tail(z), 0, last, key=lambda weight: weight / whole))
+        above = list(accumulate(reversed(params)))
+        return float(last - bisect_right(above, lower_tail(-z), 0, last, key=lambda weight: weight / whole))
 
     def validate(self, params: Sequence[ArrayLike]) -> None:
         if len(params) == 1:

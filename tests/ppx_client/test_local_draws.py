@@ -15,7 +15,8 @@ import scipy.stats as st
 from scipy.special import ndtri
 
 import ppx_client as ppx
-from ppx_client.quantiles import SCALAR, quantiles
+from ppx_client.array_quantiles import quantiles
+from ppx_client.quantiles import SCALAR
 from ppx_server.philox import normals
 
 NUM_DRAWS = 4000

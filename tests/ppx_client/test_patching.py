@@ -8,6 +8,7 @@ import copy
 import pickle
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import gauss
@@ -237,24 +238,87 @@ def test_the_others_have_their_moments(draw: Callable[[], float], mean: float, s
     assert not abs(found_mean - (mean + 0.25 * std)) < 4 * std / 1500**0.5
 
 
-@pytest.mark.parametrize("draw", [
-    random.getstate,
-    lambda: random.setstate(None),
-    lambda: np.random.get_state(),
-    lambda: np.random.set_state(None),
-    lambda: np.random.get_bit_generator(),
-    lambda: np.random.set_bit_generator(None),
-    lambda: np.random.default_rng(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "draw", [lambda: np.random.set_bit_generator(None), lambda: np.random.get_bit_generator().random_raw()]
+)
 def test_what_cannot_be_controlled_is_refused(draw: Callable[[], Any]) -> None:
     with patched(), pytest.raises(ppx.UncontrolledError, match=r"; "):
-        getattr(random, draw.__name__, draw)()
+        draw()
 
 
-def test_a_seed_makes_a_fixed_generator() -> None:
+def test_states_of_the_global_generators_are_kept_and_set_back() -> None:
     with patched():
+        states = random.getstate(), np.random.get_state()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        random.random(), np.random.rand()
+        assert states[0] != random.getstate()
+        assert states[1] != np.random.get_state()
+
+
+def test_generators_may_be_left_alone() -> None:
+    with patched(default_rng=False):
+        assert type(random.Random()) is random.Random
         fixed = np.random.default_rng(1).normal()
+        with pytest.raises(ppx.UncontrolledError, match="would draw behind the controller's back; "):
+            np.random.default_rng()
     assert fixed == np.random.default_rng(1).normal()
+
+
+class Derived(random.Random):
+    """Made before anything was patched."""
+
+
+OWN = [
+    (lambda: random.Random(3).gauss(0, 1), ppx.Normal(0.0, 1.0)),
+    (lambda: random.Random().random(), ppx.Uniform(0.0, 1.0)),
+    (lambda: random.SystemRandom().expovariate(2.0), ppx.Exponential(2.0)),
+    (lambda: np.random.RandomState(3).normal(0, 1), ppx.Normal(0.0, 1.0)),
+    (lambda: np.random.RandomState(seed=3).randn(), ppx.Normal(0.0, 1.0)),
+    (lambda: np.random.default_rng(3).normal(0, 1), ppx.Normal(0.0, 1.0)),
+    (lambda: np.random.Generator(np.random.PCG64(3)).normal(0, 1), ppx.Normal(0.0, 1.0)),
+    (lambda: np.random.Generator(np.random.default_rng().bit_generator).normal(0, 1), ppx.Normal(0.0, 1.0)),
+    (lambda: copy.deepcopy(random.Random(3)).gauss(0, 1), ppx.Normal(0.0, 1.0)),
+    (lambda: pickle.loads(pickle.dumps(np.random.RandomState(3))).randn(), ppx.Normal(0.0, 1.0)),
+    (lambda: np.random.default_rng(3).spawn(1)[0].normal(0, 1), ppx.Normal(0.0, 1.0)),
+    (lambda: st.norm.rvs(0, 1, random_state=7), ppx.Normal(0.0, 1.0)),
+    (lambda: st.norm.rvs(0, 1, random_state=np.random.default_rng(7)), ppx.Normal(0.0, 1.0)),
+    (lambda: type("Mine", (random.Random,), {})(3).gauss(0, 1), ppx.Normal(0.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize(("draw", "distribution"), OWN)
+def test_generators_that_a_model_makes_are_controlled(
+    draw: Callable[[], Any], distribution: ppx.Distribution
+) -> None:
+    with patched():
+        ppx.seed(5)
+        first = draw()
+    ppx.seed(5)
+    np.testing.assert_allclose(first, ppx.sample(distribution), rtol=1e-15)
+    assert draw() != first
+
+
+def test_own_generators_are_of_their_types() -> None:
+    real = random.Random(1), np.random.RandomState(1), np.random.default_rng(1), Derived(1)
+    with patched():
+        made = random.Random(1), np.random.RandomState(1), np.random.default_rng(1)
+        for one, kind in zip(made, (random.Random, np.random.RandomState, np.random.Generator), strict=True):
+            assert isinstance(one, kind)
+        assert isinstance(real[0], random.Random)
+        assert isinstance(real[1], np.random.RandomState)
+        assert isinstance(real[2], np.random.Generator)
+        assert issubclass(Derived, random.Random)
+        assert not isinstance(1, random.Random)
+        assert not isinstance(made[0], type("Mine", (random.Random,), {}))
+    assert all(map(isinstance, made, (random.Random, np.random.RandomState, np.random.Generator)))
+
+
+def test_the_standard_library_draws_for_itself() -> None:
+    with patched():
+        names = tempfile._RandomNameSequence()
+        assert next(names)
+    assert type(names.rng) is random.Random
 
 
 MODEL = """

@@ -376,9 +376,29 @@ def test_scipy_draws_from_it(distribution: Any) -> None:
     np.testing.assert_array_equal(ours, distribution.rvs(size=1000, random_state=Generator()))
 
 
+def test_a_state_is_kept_and_set_back() -> None:
+    rng = Generator()
+    assert isinstance(rng.bit_generator, np.random.BitGenerator)
+    start = copy.deepcopy(rng.bit_generator.state)
+    rng.bit_generator.state = start
+    assert start["bit_generator"] == np.random.default_rng(1).bit_generator.state["bit_generator"]
+    rng.normal()
+    assert rng.bit_generator.state != start
+    with pytest.warns(
+        ppx.errors.ModelWarning, match="ppx: the state of a random number generator is set back"
+    ):
+        rng.bit_generator.state = start
+    rng.bit_generator.state = start  # told once
+
+
 def test_what_cannot_be_controlled_is_refused() -> None:
     rng = Generator()
-    with pytest.raises(ppx.UncontrolledError, match="no bit_generator"):
-        _ = rng.bit_generator
+    for draw in (
+        lambda: rng.bit_generator.random_raw(),
+        lambda: rng.bit_generator.ctypes,
+        lambda: np.random.Generator(rng.bit_generator),
+    ):
+        with pytest.raises(ppx.UncontrolledError, match="has no bits"):
+            draw()
     with pytest.raises(ppx.PPXError, match="not empty"):
         rng.named("")

@@ -177,6 +177,24 @@ class Batch:
         result.params_offsets.append(len(result.params_data))
         return site.params
 
+    def intern_rows(self, site: Site, vectors: Floats) -> NDArray[np.int32]:
+        """The numbers of the parameter vectors `(N, P)` of an array's elements; equal neighbours share one."""
+        result = self.result
+        differs = np.empty(len(vectors), np.bool_)
+        differs[1:] = (vectors[1:] != vectors[:-1]).any(1)
+        differs[0] = site.vector is None or tuple(site.vector) != tuple(vectors[0].tolist())
+        if site.vector is None:
+            self._used.append(site)
+        found = np.cumsum(differs, dtype=np.int32)
+        numbers: NDArray[np.int32] = np.where(
+            found > 0, found + np.int32(len(result.params_offsets) - 2), site.params
+        )
+        ends = np.arange(1, found[-1] + 1, dtype=np.int32) * vectors.shape[1] + len(result.params_data)
+        result.params_offsets.frombytes(ends.astype(np.int32).tobytes())
+        result.params_data.frombytes(vectors[differs].tobytes())
+        site.vector, site.params = vectors[-1].tolist(), int(numbers[-1])
+        return numbers.astype(np.int32)
+
     def weigh(self, code: int, value: float, vector: Sequence[float]) -> None:
         """The density of the observation added last is to be computed."""
         log_probs = self.result.observations.log_prob

@@ -88,17 +88,19 @@ class Distribution:
         arrays = [self._array(name, value) for name, value in zip(self.__dict__, values, strict=True)]
         for name, array, domain in zip(self.__dict__, arrays, self._domains, strict=True):
             self._check(name, array, domain)
+        shapes = {array.shape for array in arrays} - {()}
         try:
-            shape = np.broadcast_shapes(*(array.shape for array in arrays))
+            # What NumPy would say, too, but takes a while for.
+            shape = shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
         except ValueError:
-            shapes = ", ".join(f"{n} {a.shape}" for n, a in zip(self.__dict__, arrays, strict=True))
+            found = ", ".join(f"{n} {a.shape}" for n, a in zip(self.__dict__, arrays, strict=True))
             raise DistributionError(
-                f"{type(self).__name__}: the parameters' shapes do not broadcast: {shapes}; "
+                f"{type(self).__name__}: the parameters' shapes do not broadcast: {found}; "
                 "give scalars or equal shapes"
             ) from None
         if shape == ():
             return tuple(array.item() for array in arrays), shape
-        return tuple(np.array(np.broadcast_to(array, shape), order="C") for array in arrays), shape
+        return tuple(_filled(array, shape) for array in arrays), shape
 
     def _array(self, name: str, value: Any) -> NDArray[np.float64]:
         try:
@@ -109,6 +111,15 @@ class Distribution:
             ) from None
 
     def _check(self, name: str, array: NDArray[np.float64], domain: Domain) -> None:
+        # NaN is neither above nor below anything, so nor are the extremes of an array that holds it.
+        within = (
+            domain is not EXTENDED
+            and array.size
+            and domain.above < array.min()
+            and array.max() < domain.below
+        )
+        if within and (not domain.whole or (np.trunc(array) == array).all()):
+            return
         legal = ~np.isnan(array) if domain is EXTENDED else (domain.above < array) & (array < domain.below)
         if domain.whole:
             legal &= np.where(legal, array, 0.0) % 1.0 == 0.0
@@ -134,6 +145,13 @@ class Distribution:
         raise DistributionError(
             f"{type(self).__name__}: low = {float(low)!r} is not below high = {float(high)!r}{subscript}"
         )
+
+
+def _filled(array: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """A copy of an array, of a shape to which it broadcasts."""
+    if array.shape == ():
+        return np.full(shape, array.item())
+    return np.array(array if array.shape == shape else np.broadcast_to(array, shape), order="C")
 
 
 @dataclass(frozen=True, eq=False)

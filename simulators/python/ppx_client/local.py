@@ -23,6 +23,8 @@ from ppx_client.values import to_python
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ppx_client.philox import Numbers
+
 _BLOCK = 256
 _SMALL = 64
 """Largest array that takes its numbers from the block of the scalars: to make others takes as long as the block."""
@@ -34,6 +36,7 @@ class _Generator:
 
     def __init__(self, seed: int, thread: int) -> None:
         self._seed, self._thread = seed, thread
+        self._numbers: Numbers | None = None
         self._position = 0  # of the next number
         self._uniforms: list[float] = []
         self._normals: list[float] = []
@@ -64,7 +67,9 @@ class _Generator:
             return uniforms, normals
         self._left = 0
         start, self._position = self._position, self._position + size
-        return Numbers(self._seed, self._thread, Stream.DRAWS).array(start, size)
+        if self._numbers is None:
+            self._numbers = Numbers(self._seed, self._thread, Stream.DRAWS)
+        return self._numbers.array(start, size)
 
 
 class _Threads(threading.local):
@@ -115,7 +120,8 @@ def seed(value: int) -> None:
 
 def draw(distribution: Distribution) -> Any:
     """A draw from the distribution."""
-    from ppx_client.quantiles import SCALAR, quantiles
+    from ppx_client.array_quantiles import quantiles
+    from ppx_client.quantiles import SCALAR
 
     generator = _thread.generator
     if generator is None:

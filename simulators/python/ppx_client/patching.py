@@ -8,9 +8,10 @@ While `forward` runs, every function of the module `random` and every one of `nu
 generator makes PPX draws; also where a module has imported it by name, and where SciPy draws for lack of a
 `random_state`. Afterwards everything is as it was.
 
+So do generators that it makes meanwhile, by `random.Random`, `numpy.random.RandomState`, `default_rng` or `Generator`.
+
 What is replaced are variables of modules. A function that the program keeps elsewhere (`def walk(draw=random.gauss)`,
-`self.draw = random.gauss`) is not reached, nor are generators that it makes itself, by `random.Random(...)` or
-`numpy.random.RandomState(...)`; `numpy.random.default_rng` is, on request.
+`self.draw = random.gauss`) is not reached, nor are generators that were made before.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 import numpy as np
 
 from ppx_client.errors import UncontrolledError
-from ppx_client.random import default_rng as controlled_default_rng
+from ppx_client.own_generators import controlled_makers, left_alone
 from ppx_client.random_globals import GlobalGenerator, StandardRandom
 
 __all__ = ["Replacement", "patched"]
@@ -120,7 +121,7 @@ def _references(pairs: Sequence[tuple[Any, Any]]) -> list[_Names]:
     namespaces = {
         id(vars(module)): vars(module)
         for name, module in list(sys.modules.items())
-        if hasattr(module, "__dict__") and not name.startswith(_PACKAGE)
+        if hasattr(module, "__dict__") and name.partition(".")[0] not in _LEFT_ALONE
     }
     if "scipy.stats" in sys.modules:
         for namespace in list(namespaces.values()):
@@ -147,21 +148,20 @@ def _distributions(namespace: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield vars(frozen)
 
 
-_PACKAGE = __name__.partition(".")[0]
+# The standard library draws for purposes of its own, as for the names of temporary files.
+_LEFT_ALONE = sys.stdlib_module_names - {"random", "__main__"} | {__name__.partition(".")[0]}
 
 
 @overload
-def patched(forward: None = None, *, default_rng: bool = False, control: bool = True) -> Replacement: ...
+def patched(forward: None = None, *, default_rng: bool = True, control: bool = True) -> Replacement: ...
 
 
 @overload
-def patched(
-    forward: Callable[P, T], *, default_rng: bool = False, control: bool = True
-) -> Callable[P, T]: ...
+def patched(forward: Callable[P, T], *, default_rng: bool = True, control: bool = True) -> Callable[P, T]: ...
 
 
 def patched(
-    forward: Callable[..., Any] | None = None, *, default_rng: bool = False, control: bool = True
+    forward: Callable[..., Any] | None = None, *, default_rng: bool = True, control: bool = True
 ) -> Any:
     """Makes the functions of `random` and `numpy.random` draw through PPX while a function or a block runs.
 
@@ -177,8 +177,9 @@ def patched(
 
     Args:
         forward: The function; None for a context manager, which is a decorator, too.
-        default_rng: Whether `numpy.random.default_rng` returns a `ppx_client.random.Generator`. By default it works as
-            ever with a seed, which gives the same numbers in every trace, and is refused without one.
+        default_rng: Whether generators that are made meanwhile draw through PPX, too, whatever their seeds: those of
+            `numpy.random.default_rng`, `Generator` and `RandomState`, and of `random.Random`. If not, they work as
+            ever, but `default_rng()` without a seed is refused.
         control: Whether inference may choose the numbers.
 
     Returns:
@@ -199,9 +200,12 @@ def patched(
 @functools.cache
 def _replacement(default_rng: bool, control: bool) -> Replacement:
     standard, global_generator = StandardRandom(control), GlobalGenerator(control=control)
-    # An object of its own, because that function may be used by the program itself.
-    substitute = functools.partial(controlled_default_rng if default_rng else _seeded_rng)
-    sources = [(_default_rng, substitute), (_STANDARD, standard), (_LEGACY, global_generator)]
+    sources: list[tuple[Any, Any]] = [(_STANDARD, standard), (_LEGACY, global_generator)]
+    if default_rng:
+        sources += controlled_makers(control)
+    else:
+        name = "numpy.random.default_rng"
+        sources.append((np.random.default_rng, left_alone(np.random.default_rng, name, refuse=True)))
     for module, names, generator in (
         (random, _STANDARD_NAMES, standard),
         (np.random, _LEGACY_NAMES, global_generator),
@@ -225,7 +229,6 @@ _LEGACY_NAMES = _methods(np.random, _LEGACY) | {
     name: getattr(np.random, name)
     for name in ("get_bit_generator", "ranf", "sample", "seed", "set_bit_generator")
 }
-_default_rng = np.random.default_rng
 
 
 def _refusal(name: str) -> Callable[..., Any]:
@@ -237,11 +240,12 @@ def _refusal(name: str) -> Callable[..., Any]:
     return refuse
 
 
-def _seeded_rng(seed: Any = None) -> np.random.Generator:
-    """What `numpy.random.default_rng` does, but for random seeds."""
-    if seed is None:
-        raise UncontrolledError(
-            "numpy.random.default_rng() without a seed would draw behind the controller's back; "
-            "patched(default_rng=True) makes it return a controlled generator, a seed a fixed one"
-        )
-    return _default_rng(seed)
+@functools.cache
+def watching() -> Replacement:
+    """Looks at the seeds that a model gives, for fixed ones among them, and changes nothing."""
+    functions = {
+        "random.seed": random.seed,
+        "numpy.random.seed": np.random.seed,
+        "numpy.random.default_rng": np.random.default_rng,
+    }
+    return Replacement([(function, left_alone(function, name)) for name, function in functions.items()])

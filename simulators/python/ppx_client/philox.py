@@ -24,6 +24,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 _6, _26, _32 = np.uint64(6), np.uint64(26), np.uint64(32)
 _AT_ONCE = 512
 """Numbers that small arrays share with single draws: making any costs 0.1 ms, a hundred more next to nothing."""
+_MOST_AT_ONCE = 1 << 13
+"""Numbers made for arrays that are yet to come, at most."""
+_NONE = np.empty(0)
 
 
 class Stream(IntEnum):
@@ -75,7 +78,16 @@ class Numbers:
         normals: Their standard normal quantiles: the standard coordinates of prior draws.
     """
 
-    __slots__ = ("_index", "_seed", "_stream", "normals", "uniforms")
+    __slots__ = (
+        "_block",
+        "_block_normals",
+        "_block_start",
+        "_index",
+        "_seed",
+        "_stream",
+        "normals",
+        "uniforms",
+    )
 
     def __init__(
         self,
@@ -85,6 +97,8 @@ class Numbers:
         first: tuple[list[float], list[float]] | None = None,
     ) -> None:
         self._seed, self._index, self._stream = seed, index, stream
+        self._block_start = 0
+        self._block = self._block_normals = _NONE
         self.uniforms, self.normals = first or ([], [])
 
     def reach(self, count: int) -> None:
@@ -102,5 +116,11 @@ class Numbers:
             self.reach(start + count)
             among = slice(start, start + count)
             return np.array(self.uniforms[among]), np.array(self.normals[among])
-        numbers = uniforms(self._seed, self._index, start, count, self._stream)[0]
-        return numbers, ndtri(numbers)
+        at = start - self._block_start
+        if at < 0 or at + count > len(self._block):
+            # A trace with one array mostly has more, so the next ones get their numbers from the same block.
+            size = max(count, min(2 * len(self._block), _MOST_AT_ONCE), _AT_ONCE)
+            self._block = uniforms(self._seed, self._index, start, size, self._stream)[0]
+            self._block_normals = ndtri(self._block)
+            self._block_start, at = start, 0
+        return self._block[at : at + count], self._block_normals[at : at + count]

@@ -13,7 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import erfc, exp, inf, log, log1p, sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,8 @@ from scipy.special import (
     gammaincinv,
 )
 
-from ppx_client.distributions import Categorical, Distribution
-from ppx_client.truncated import truncated_quantile, truncated_quantiles
+from ppx_client.distributions import Distribution
+from ppx_client.truncated import truncated_quantile
 
 Floats = NDArray[np.float64]
 
@@ -53,29 +52,6 @@ def from_z(distribution: Distribution, z: float) -> float:
     return SCALAR[distribution.code](*tails(z), z, distribution.vector)
 
 
-def quantiles(distribution: Distribution, uniform: Floats, z: Floats) -> Floats:
-    """Values `(*shape)` of the random numbers of an array's elements, and their coordinates."""
-    many = _ARRAY.get(distribution.code)
-    with np.errstate(all="ignore"):
-        if many is not None:
-            values: Floats = many(uniform, 1.0 - uniform, z, *distribution.params)
-            return values
-    scalar = SCALAR[distribution.code]
-    numbers = zip(uniform.ravel().tolist(), z.ravel().tolist(), element_vectors(distribution), strict=True)
-    return np.array([scalar(u, 1.0 - u, c, vector) for u, c, vector in numbers], np.float64).reshape(
-        distribution.shape
-    )
-
-
-def element_vectors(distribution: Distribution) -> list[Sequence[float]]:
-    """The parameter vector of each element of an array distribution, in C order."""
-    params = distribution.params
-    if isinstance(distribution, Categorical):
-        rows: list[Sequence[float]] = list(map(tuple, params[0].reshape(-1, params[0].shape[-1]).tolist()))
-        return rows
-    return list(zip(*(param.ravel().tolist() for param in params), strict=True))
-
-
 def _normal(p: float, q: float, z: float, params: Sequence[float]) -> float:
     mean, stddev = params
     x = mean + stddev * z
@@ -88,11 +64,13 @@ def _uniform(p: float, q: float, z: float, params: Sequence[float]) -> float:
 
 
 def _categorical(p: float, q: float, z: float, probs: Sequence[float]) -> float:
+    # Tails are compared as quotients: the product of a tiny one with the total may vanish, which 0 would reach.
+    below = list(accumulate(probs))
+    total, last = below[-1], len(probs) - 1
     if p <= q:
-        below = list(accumulate(probs))
-        return float(min(bisect_left(below, p * below[-1]), len(probs) - 1))
+        return float(bisect_left(below, p, 0, last, key=lambda weight: weight / total))
     above = list(accumulate(reversed(probs)))
-    return float(max(len(probs) - 1 - bisect_right(above, q * above[-1]), 0))
+    return float(last - bisect_right(above, q, 0, last, key=lambda weight: weight / total))
 
 
 def _bernoulli(p: float, q: float, z: float, params: Sequence[float]) -> float:
@@ -100,7 +78,10 @@ def _bernoulli(p: float, q: float, z: float, params: Sequence[float]) -> float:
 
 
 def _beta(p: float, q: float, z: float, params: Sequence[float]) -> float:
-    x = float(betaincinv(*params, p) if p < q else betainccinv(*params, q))
+    a, b = params
+    x = float(betaincinv(a, b, p) if p < q else betainccinv(a, b, q))
+    if x != x:
+        x = 1.0 / (1.0 + b / a)  # the mean, where parameters are too extreme for SciPy
     return min(max(x, TINY), BELOW_ONE)
 
 
@@ -116,7 +97,8 @@ def _exponential(p: float, q: float, z: float, params: Sequence[float]) -> float
 def _gamma(p: float, q: float, z: float, params: Sequence[float]) -> float:
     shape, rate = params
     x = float(gammaincinv(shape, p) if p < q else gammainccinv(shape, q))
-    return min(max(x / rate, TINY), HUGE)
+    # NaN for a shape too small for SciPy.
+    return min(max(x / rate, TINY), HUGE) if x == x else TINY
 
 
 def _log_normal(p: float, q: float, z: float, params: Sequence[float]) -> float:
@@ -131,7 +113,7 @@ def _weibull(p: float, q: float, z: float, params: Sequence[float]) -> float:
 
 def _poisson(p: float, q: float, z: float, params: Sequence[float]) -> float:
     (rate,) = params
-    if rate <= _FEW and q > _FAR:
+    if rate <= FEW and q > FAR:
         return _count_up(p, rate)
     guess = rate + sqrt(rate) * z + (z * z - 1.0) / 6.0
     return _smallest(
@@ -139,9 +121,9 @@ def _poisson(p: float, q: float, z: float, params: Sequence[float]) -> float:
     )
 
 
-_FEW = 32.0
-"""Rate up to which a Poisson quantile is found by adding up probabilities."""
-_FAR = 1e-6
+FEW = 32.0
+"""Rate of a Poisson, or trials of a Binomial, up to which a quantile is found by adding up probabilities."""
+FAR = 1e-6
 """Upper tail beyond which rounding of that sum could show."""
 
 
@@ -157,6 +139,13 @@ def _count_up(p: float, rate: float) -> float:
 
 def _binomial(p: float, q: float, z: float, params: Sequence[float]) -> float:
     n, prob = params
+    if n <= FEW:
+        # Whichever of successes and failures are rarer are counted; 1 - prob is exact where they are the failures.
+        if prob <= 0.5:
+            if q > FAR:
+                return _count_successes(p, n, prob, strictly=False)
+        elif p > FAR:
+            return n - _count_successes(q, n, 1.0 - prob, strictly=True)
     mean = n * prob
     guess = mean + sqrt(mean * (1.0 - prob)) * z + (1.0 - 2.0 * prob) * (z * z - 1.0) / 6.0
     return _smallest(
@@ -167,6 +156,21 @@ def _binomial(p: float, q: float, z: float, params: Sequence[float]) -> float:
         lambda k: float(betaincc(k + 1.0, n - k, prob)),
         lambda k: float(betainc(k + 1.0, n - k, prob)),
     )
+
+
+def _count_successes(goal: float, n: float, prob: float, *, strictly: bool) -> float:
+    """The smallest k whose F(k) reaches a goal, or exceeds it."""
+    failure = 1.0 - prob
+    term = 1.0
+    for _ in range(int(n)):
+        term *= failure
+    odds = prob / failure
+    total, k = term, 0.0
+    while k < n and (total <= goal if strictly else total < goal):
+        k += 1.0
+        term *= (n - k + 1.0) / k * odds
+        total += term
+    return k
 
 
 def _smallest(
@@ -221,27 +225,3 @@ SCALAR: dict[int, Callable[[float, float, float, Sequence[float]], float]] = {
     12: truncated_quantile,
 }
 """By code of the family: the value of p, q, z and the parameter vector (Categorical: the probabilities)."""
-
-
-def _array_hazard(p: Floats, q: Floats) -> Floats:
-    return np.where(p < q, -np.log1p(-np.minimum(p, 0.75)), -np.log(q))
-
-
-def _by_tail(
-    p: Floats, q: Floats, lower: Callable[..., Any], upper: Callable[..., Any], *params: Floats
-) -> Floats:
-    x: Floats = np.where(p < q, lower(*params, np.minimum(p, 0.5)), upper(*params, np.minimum(q, 0.5)))
-    return x
-
-
-# Families whose quantile NumPy or SciPy has for arrays; the others go element by element.
-_ARRAY: dict[int, Callable[..., Floats]] = {
-    1: lambda p, q, z, mean, stddev: np.clip(mean + stddev * z, -HUGE, HUGE),
-    2: lambda p, q, z, low, high: np.where(p < q, low + (high - low) * p, high - (high - low) * q),
-    6: lambda p, q, z, a, b: np.clip(_by_tail(p, q, betaincinv, betainccinv, a, b), TINY, BELOW_ONE),
-    7: lambda p, q, z, rate: np.minimum(_array_hazard(p, q) / rate, HUGE),
-    8: lambda p, q, z, a, rate: np.clip(_by_tail(p, q, gammaincinv, gammainccinv, a) / rate, TINY, HUGE),
-    9: lambda p, q, z, loc, scale: np.clip(np.exp(loc + scale * z), TINY, HUGE),
-    11: lambda p, q, z, scale, a: np.clip(scale * _array_hazard(p, q) ** (1.0 / a), TINY, HUGE),
-    12: lambda p, q, z, *params: truncated_quantiles(p, q, *params),
-}

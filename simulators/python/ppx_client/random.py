@@ -29,6 +29,7 @@ import numpy as np
 
 from ppx_client import random_indices, random_transforms, random_vectors
 from ppx_client.errors import PPXError, UncontrolledError
+from ppx_client.random_bits import ControlledBits
 from ppx_client.random_draws import (
     BELOW_ONE,
     BETA,
@@ -338,12 +339,12 @@ class Generator(np.random.Generator):
         return [type(self)(control=self._draws.control) for _ in range(n_children)]
 
     @property
-    def bit_generator(self) -> NoReturn:
-        """There is none."""
-        raise UncontrolledError(
-            "this generator has no bit_generator: its numbers come from the controller one by one, not from bits; call "
-            "a method of the generator, or use numpy.random.default_rng for what inference need not know"
-        )
+    def bit_generator(self) -> Any:
+        """Stands for the one that there is not: it has a `state` to be kept and set back, but no bits.
+
+        The controller draws, so numbers are not repeated where a state is set back; a notice says so.
+        """
+        return ControlledBits(self._draws)
 
     def __repr__(self) -> str:
         return f"ppx_client.random.Generator(control={self._draws.control})"

@@ -175,17 +175,22 @@ class Draws:
     Args:
         control: Whether inference may choose them.
         name: Name of all draws; by default each has the name and address of its place in the model.
+
+    Attributes:
+        num_calls: How often numbers were asked for: the state of a generator that has none.
     """
 
-    __slots__ = ("control", "name")
+    __slots__ = ("control", "name", "num_calls")
 
     def __init__(self, control: bool, name: str = "") -> None:
         self.control = control
         self.name = name
+        self.num_calls = 0
 
     def call(self, frame: FrameType) -> Call:
         """The call that a frame is executing."""
         trace = current()
+        self.num_calls += 1
         if trace is None:
             return Call(None, "", "", True)
         if self.name:
@@ -281,13 +286,14 @@ def _floats(params: tuple[Any, ...]) -> list[float] | None:
 
 def _native_array(rule: Rule, params: tuple[Any, ...], size: Size, call: Call) -> Any:
     arrays = [np.asarray(param, np.float64) for param in params]
-    shape = result_shape(size, arrays)
-    arrays[0] = np.broadcast_to(arrays[0], shape)
+    if size is not None:
+        arrays[0] = np.broadcast_to(arrays[0], result_shape(size, arrays))
     if rule.certain is None:
         return call.value(_of(rule, arrays))
     fixed, value = rule.certain(*arrays)
     if not np.any(fixed):
         return call.value(_of(rule, arrays))
+    shape = result_shape(size, arrays)
     values = np.array(np.broadcast_to(value, shape), np.float64)
     if np.all(fixed):
         return call.deliver(values)
@@ -298,8 +304,10 @@ def _native_array(rule: Rule, params: tuple[Any, ...], size: Size, call: Call) -
 
 
 def _of(rule: Rule, arrays: Sequence[Floats]) -> Distribution:
+    if rule.convert is None:
+        return rule.family(*arrays)
     with np.errstate(all="ignore"):
-        return rule.family(*(arrays if rule.convert is None else rule.convert(*arrays)))
+        return rule.family(*rule.convert(*arrays))
 
 
 def result_shape(size: Size, arrays: Sequence[NDArray[Any]]) -> Shape:

@@ -16,6 +16,7 @@ from ppx_client import random_indices
 from ppx_client.distributions import Categorical
 from ppx_client.errors import UncontrolledError
 from ppx_client.random import Generator
+from ppx_client.random_bits import check_position
 from ppx_client.random_draws import (
     BELOW_ONE,
     BETA,
@@ -34,11 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
 _caller = sys._getframe
-_NO_STATE = (
-    "there is no state to save or to restore, as the controller draws, and asked again it draws anew; keep the numbers "
-    "themselves"
-)
-_NO_BITS = "there are no random bits, as the controller draws; use a function that draws"
+_RandomState = np.random.RandomState
+_VERSION = 3
+"""Of the states of `random.Random`."""
 
 
 class StandardRandom(random.Random):
@@ -55,13 +54,16 @@ class StandardRandom(random.Random):
     def seed(self, *args: Any, **kwargs: Any) -> None:
         """Has no effect: the controller draws."""
 
-    def getstate(self) -> NoReturn:
-        """Is refused."""
-        raise UncontrolledError(f"random.getstate: {_NO_STATE}")
+    def getstate(self) -> Any:
+        """Something to set back."""
+        return _VERSION, (self._draws.num_calls,), None
 
-    def setstate(self, state: Any) -> NoReturn:
-        """Is refused."""
-        raise UncontrolledError(f"random.setstate: {_NO_STATE}")
+    def setstate(self, state: Any) -> None:
+        """Says that numbers are not repeated."""
+        check_position(self._draws, state[1][0] if len(state) == 3 and len(state[1]) == 1 else None)
+
+    def __reduce__(self) -> Any:
+        return copy, (self._draws.control,)
 
     def random(self) -> Any:
         """Uniform(0, 1), kept below 1."""
@@ -182,6 +184,11 @@ class StandardRandom(random.Random):
         return self._draws.native(BINOMIAL, (n, p), None, _caller(1))
 
 
+def copy(control: bool) -> StandardRandom:
+    """A copy of a `StandardRandom`: it draws as the other does."""
+    return StandardRandom(control)
+
+
 class GlobalGenerator(Generator):
     """What the functions of the module `numpy.random` call: `Generator` with the names they had before it.
 
@@ -191,24 +198,22 @@ class GlobalGenerator(Generator):
     @property  # type: ignore[misc]  # in the base class it can be assigned to
     def __class__(self) -> Any:
         """What `isinstance` sees besides the type."""
-        return np.random.RandomState
+        return _RandomState
 
     def seed(self, *args: Any, **kwargs: Any) -> None:
         """Has no effect: the controller draws."""
 
-    def get_state(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Is refused."""
-        raise UncontrolledError(f"numpy.random.get_state: {_NO_STATE}")
+    def get_state(self, legacy: bool = True) -> Any:
+        """Something to set back."""
+        return self.bit_generator.state
 
-    def set_state(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Is refused."""
-        raise UncontrolledError(f"numpy.random.set_state: {_NO_STATE}")
+    def set_state(self, state: Any) -> None:
+        """Says that numbers are not repeated."""
+        self.bit_generator.state = state if isinstance(state, dict) else {}
 
-    def get_bit_generator(self) -> NoReturn:
-        """Is refused."""
-        raise UncontrolledError(
-            "numpy.random.get_bit_generator: there are no random bits, as the controller draws; use a function"
-        )
+    def get_bit_generator(self) -> Any:
+        """What `Generator.bit_generator` is."""
+        return self.bit_generator
 
     def set_bit_generator(self, bitgen: Any) -> NoReturn:
         """Is refused."""

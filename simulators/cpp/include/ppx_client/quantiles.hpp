@@ -35,18 +35,18 @@ inline double sum_of(const double* numbers, std::size_t size) {
     return sum;
 }
 
-/// Categories are in the order of their index, from whichever end is nearer.
+/// Categories are in the order of their index, from whichever end is nearer. Tails are compared as quotients: the product
+/// of a tiny one with the total may vanish, which the sum of impossible categories would reach.
 inline double categorical_quantile(const double* probs, std::size_t size, const Tails& tails) {
+    const double total = sum_of(probs, size);
     double sum = 0.0;
     if (tails.p <= tails.q) {
-        const double target = tails.p * sum_of(probs, size);
-        for (std::size_t k = 0; k < size; ++k)
-            if ((sum += probs[k]) >= target) return static_cast<double>(k);
+        for (std::size_t k = 0; k + 1 < size; ++k)
+            if ((sum += probs[k]) / total >= tails.p) return static_cast<double>(k);
         return static_cast<double>(size - 1);
     }
-    const double target = tails.q * sum_of(probs, size);
     for (std::size_t k = size - 1; k > 0; --k)
-        if ((sum += probs[k]) > target) return static_cast<double>(k);
+        if ((sum += probs[k]) / total > tails.q) return static_cast<double>(k);
     return 0.0;
 }
 
@@ -125,15 +125,16 @@ double inverse(const double* p, [[maybe_unused]] std::size_t size, const Tails& 
     } else if constexpr (F == Family::Bernoulli) {
         return (lower ? 1.0 - p[0] < tails.p : p[0] > tails.q) ? 1.0 : 0.0;
     } else if constexpr (F == Family::Beta) {
-        return clip(lower ? math::ibeta_inv(p[0], p[1], tails.p, Policy())
-                          : math::ibetac_inv(p[0], p[1], tails.q, Policy()),
-                    tiny, below_one);
+        const double x = lower ? math::ibeta_inv(p[0], p[1], tails.p, Policy())
+                               : math::ibetac_inv(p[0], p[1], tails.q, Policy());
+        // The mean, where parameters are too extreme for Boost.
+        return clip(std::isnan(x) ? 1.0 / (1.0 + p[1] / p[0]) : x, tiny, below_one);
     } else if constexpr (F == Family::Exponential) {
         return std::min(cumulative_hazard(tails) / p[0], huge);
     } else if constexpr (F == Family::Gamma) {
         const double x =
             lower ? math::gamma_p_inv(p[0], tails.p, Policy()) : math::gamma_q_inv(p[0], tails.q, Policy());
-        return clip(x / p[1], tiny, huge);
+        return std::isnan(x) ? tiny : clip(x / p[1], tiny, huge);  // NaN for a shape too small for Boost
     } else if constexpr (F == Family::Binomial) {
         return binomial_quantile(p[0], p[1], tails);
     } else if constexpr (F == Family::Weibull) {
@@ -148,7 +149,7 @@ double inverse(const double* p, [[maybe_unused]] std::size_t size, const Tails& 
 template <Family F>
 double value_of(const double* p, std::size_t size, const Tails& tails, double z) {
     if constexpr (F == Family::Normal) {
-        return p[0] + p[1] * z;
+        return clip(p[0] + p[1] * z, -huge, huge);
     } else if constexpr (F == Family::LogNormal) {
         return clip(std::exp(p[0] + p[1] * z), tiny, huge);
     } else {

@@ -70,7 +70,7 @@ def programs_missing(story: list[Block]) -> list[str]:
     missing = [
         program for word, program in programs.items() if word in words and shutil.which(program) is None
     ]
-    return missing + (toolchain_missing() if words & {"g++", "cmake", "c-flags"} else [])
+    return missing + (toolchain_missing() if words & {"g++", "cmake", "c-flags", "r-files"} else [])
 
 
 def run(command: list[str], block: Block, folder: Path) -> None:

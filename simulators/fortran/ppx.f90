@@ -13,7 +13,7 @@
 !         end subroutine
 !     end program
 !
-! Compile with `gfortran ppx.f90 gaussian.f90 $(ppx c-flags) -o gaussian`. It stands on the C library, whose ppx.h says
+! Compile with `gfortran $(ppx fortran-module) gaussian.f90 $(ppx c-flags) -o gaussian`. It stands on the C library, whose ppx.h says
 ! more of every statement. Names are trimmed. An index of a Categorical counts from 1 here, and from 0 in the results.
 !
 ! When a controller ends a trace early, the model goes on: its draws come from the prior, and nobody is told. Those

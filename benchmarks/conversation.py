@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import zmq
 
+from ppx_server.command import Command
 from ppx_server.process import SimulatorProcess
 from ppx_server.protocol import CAPABILITIES, BatchResult, Connection, Handshake, Role, RunBatch
 from ppx_server.transport import Channel
@@ -56,7 +57,7 @@ class Conversation:
         self._num_batches, self._num_traces = 0, 0
 
     def __enter__(self) -> Self:
-        self._process = SimulatorProcess(self._command)
+        self._process = SimulatorProcess(Command.of(self._command))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._channel = Channel(self._context, self._process.address)
         self._connection = Connection(Role.CONTROLLER)

@@ -1,11 +1,13 @@
 """The main job, end to end: a tau decays in another process, and a network that was just trained says how.
 
-    python examples/demo.py --output results/demo        # about five minutes on two cores
-    python examples/demo.py --quick                      # half a minute, to see that everything works
+    python examples/demo.py                  # about five minutes on two cores
+    python examples/demo.py --event 7        # another event, with the network that is there: two minutes
+    python examples/demo.py --quick          # half a minute, to see that everything works
 
 Builds the C++ simulator, draws one event from its prior as the truth, trains a proposal network on other events, infers
 the event by inference compilation and, as a check, by random-walk Metropolis-Hastings, compares the two and draws
-figures. Everything is saved in --output: look at it with `ppx show results/demo/ic`. Ctrl-C keeps what is finished.
+figures. The network is kept in results/demo/checkpoint and used again, training that was cut short goes on; each event
+has a folder of its own: look at it with `ppx show results/demo/event-149/ic`. Ctrl-C keeps what is finished.
 """
 
 from __future__ import annotations
@@ -66,8 +68,17 @@ _THINNING = 10
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
+_LARGEST_EVENT = (1 << 40) - 1
+_WORTHWHILE = 0.1
+"""Share of the training time from which on training goes on where it was cut short."""
+
+
 class Interrupted(Exception):  # noqa: N818 (it is no error)
     """Ctrl-C came; the text says what is kept."""
+
+
+class DemoError(PPXError):
+    """The demo cannot do what was asked for; the text says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except PPXError as error:
         if isinstance(error.partial, Posterior):
-            error.partial.save(options.output / "partial")
-            console.print(
-                f"the {len(error.partial):,} traces that were finished are in {options.output / 'partial'}"
-            )
+            partial = _event_folder(options) / "partial"
+            error.partial.save(partial)
+            console.print(f"the {len(error.partial):,} traces that were finished are in {partial}")
         Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", markup=True, soft_wrap=True)
         return 1
     return 0
@@ -127,13 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _demo(options: argparse.Namespace, effort: Effort) -> None:
     started = time.perf_counter()
-    output: Path = options.output
+    output = _event_folder(options)
     seed = 10 * (options.seed + 1)  # far from EVENT_SEED: the network must not have seen the event
     _make_room(output)
     with _open_simulator(options) as simulator:
         prior, rate = _prior(simulator, effort, seed)
         event = _draw_event(simulator, options.event, output)
-        proposal = _train(simulator, effort, output, seed + 1)
+        proposal = _network(simulator, effort, options.output / "checkpoint", seed + 1, anew=options.retrain)
         ic, rmh = _infer(simulator, proposal, event, effort, rate, output, seed + 2)
         predicted = Posterior.of_traces(ic.predictive(simulator, effort.predictive_traces, seed + 4))
     rows = compare(ic, rmh, event)
@@ -141,7 +151,7 @@ def _demo(options: argparse.Namespace, effort: Effort) -> None:
     console.print()
     print_comparison(console, rows, ic, rmh)
     console.print(sentence, soft_wrap=True)
-    write_report(output / "report.json", rows, sentence, {"ic": ic, "rmh": rmh})
+    write_report(output, rows, sentence, {"IC": ic, "RMH": rmh})
     posteriors = {"inference compilation": ic, "RMH": rmh, "prior": prior}
     names = write_figures(output, event, posteriors, predicted, proposal.history)
     _say(f"figures: {', '.join(names)}")
@@ -193,17 +203,40 @@ def _draw_event(simulator: Simulator, index: int, output: Path) -> Event:
     return event
 
 
-def _train(simulator: Simulator, effort: Effort, output: Path, seed: int) -> Proposal:
-    _say(
-        f"training a proposal network on events as they are simulated, for {effort.training_seconds:.0f} s at most"
-    )
+def _network(simulator: Simulator, effort: Effort, path: Path, seed: int, *, anew: bool) -> Proposal:
+    """The network that is there, or one that is trained now; training that was cut short goes on."""
+    left = effort.training_seconds
+    if anew:
+        shutil.rmtree(path, ignore_errors=True)
+    elif (path / "proposal.json").exists():
+        proposal = Proposal.load(path)
+        if proposal.config != effort.network:
+            raise DemoError(
+                f"{path} holds a network of other sizes, as of --quick; name another --output, or give --retrain to "
+                "replace it"
+            )
+        done = proposal.training
+        left -= done.seconds
+        if done.num_traces >= effort.training_traces or left < _WORTHWHILE * effort.training_seconds:
+            _say(
+                f"using the network in {path}, trained for {done.seconds:.0f} s on {done.num_traces:,} events; "
+                "--retrain trains another"
+            )
+            return proposal
+        _say(f"going on with the network in {path}, trained for {done.seconds:.0f} s so far")
+        seed = seed if done.seed is None else done.seed
+    _say(f"training a proposal network on events as they are simulated, for {left:.0f} s at most")
+    return _train(simulator, effort, path, seed, left)
+
+
+def _train(simulator: Simulator, effort: Effort, path: Path, seed: int, seconds: float) -> Proposal:
     proposal = train(
         simulator,
         [OBSERVED],
         num_traces=effort.training_traces,
         seed=seed,
-        config=TrainingConfig(network=effort.network, max_seconds=effort.training_seconds),
-        checkpoint=output / "checkpoint",
+        config=TrainingConfig(network=effort.network, max_seconds=seconds),
+        checkpoint=path,
         progress=_bar(),
     )
     training = proposal.training
@@ -275,12 +308,12 @@ def _bar() -> Progress | None:
 
 
 class _Lines:
-    """Prints a line of progress every `SECONDS`."""
+    """Prints a line of progress at the first step, and every `SECONDS`."""
 
     SECONDS = 20.0
 
     def __init__(self) -> None:
-        self._next = time.monotonic() + self.SECONDS
+        self._next = 0.0
 
     def __call__(self, report: ProgressReport) -> None:
         if time.monotonic() >= self._next:
@@ -292,11 +325,23 @@ def _say(text: str) -> None:
     console.print(f"[bold]==[/bold] {text}", soft_wrap=True)
 
 
-def _make_room(output: Path) -> None:
-    """Makes the folder, without what an earlier demo left there."""
-    output.mkdir(parents=True, exist_ok=True)
-    for name in ("checkpoint", "ic", "rmh", "partial"):
-        shutil.rmtree(output / name, ignore_errors=True)
+def _event_folder(options: argparse.Namespace) -> Path:
+    """Where the results of the event go."""
+    output: Path = options.output
+    return output / f"event-{options.event}"
+
+
+def _make_room(folder: Path) -> None:
+    """Makes the folder of an event, without what an earlier demo left there.
+
+    Raises:
+        DemoError: It cannot be made.
+    """
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"cannot write to {folder}: {error.strerror}; name another --output") from error
 
 
 def _effort(options: argparse.Namespace) -> Effort:
@@ -314,7 +359,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("results/demo"), help="folder for everything (%(default)s)"
+        "--output", type=Path, help="folder for everything (results/demo, with --quick results/demo-quick)"
     )
     parser.add_argument(
         "--address",
@@ -329,10 +374,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--train-seconds", type=float, metavar="S", help="how long to train")
     parser.add_argument("--workers", type=int, default=4, help="simulator processes to start (%(default)s)")
     parser.add_argument(
-        "--event", type=int, default=EVENT_INDEX, help="number of the event to infer (%(default)s)"
+        "--event", type=_event_number, default=EVENT_INDEX, help="number of the event to infer (%(default)s)"
     )
+    parser.add_argument("--retrain", action="store_true", help="replace the network that is there")
     parser.add_argument("--seed", type=int, default=1, help="seed of training and inference (%(default)s)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.output is None:
+        options.output = Path("results/demo-quick" if options.quick else "results/demo")
+    return options
+
+
+def _event_number(text: str) -> int:
+    if text.isdecimal() and int(text) <= _LARGEST_EVENT:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {_LARGEST_EVENT}")
 
 
 if __name__ == "__main__":

@@ -161,8 +161,14 @@ def print_comparison(console: Console, rows: Sequence[Row], ic: Posterior, rmh: 
     console.print(engines)
 
 
-def write_report(path: Path, rows: Sequence[Row], sentence: str, posteriors: Mapping[str, Posterior]) -> None:
-    """Writes the same as JSON."""
+def write_report(
+    output: Path, rows: Sequence[Row], sentence: str, posteriors: Mapping[str, Posterior]
+) -> None:
+    """Writes the same as text and as JSON, `report.txt` and `report.json`."""
+    with (output / "report.txt").open("w", encoding="utf-8") as file:
+        console = Console(file=file, width=110)
+        print_comparison(console, rows, *posteriors.values())
+        console.print(sentence, soft_wrap=True)
     engines: dict[str, Any] = {
         name: {
             "num_executions": posterior.provenance.num_executions,
@@ -175,7 +181,7 @@ def write_report(path: Path, rows: Sequence[Row], sentence: str, posteriors: Map
         for name, posterior in posteriors.items()
     }
     document = {"rows": [row._asdict() for row in rows], "verdict": sentence, "engines": engines}
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (output / "report.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def write_figures(

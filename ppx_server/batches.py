@@ -30,7 +30,7 @@ from ppx_server.failures import FailureTally, uncomputed
 from ppx_server.jobs import Job, Jobs
 from ppx_server.numbering import DefectiveClientError, Numberings
 from ppx_server.observations import ObservationSet
-from ppx_server.protocol import BatchResult, Error, Event, FailureKind
+from ppx_server.protocol import BatchResult, Error, Event
 from ppx_server.trace import Ints, Status, TraceBatch, segment_sum
 from ppx_server.worker import Worker
 
@@ -149,7 +149,6 @@ class BatchRun:
         """Executes everything; after an error what is under way is still finished.
 
         Raises:
-            ObservationError: The simulator observes something that was not given.
             SimulatorError: Too many traces failed, or no simulator can be started any more.
         """
         watch_at = time.monotonic() + _WATCH_SECONDS
@@ -250,9 +249,7 @@ class BatchRun:
         self._answered(seat)
         seat.num_lost = 0
         self._speed.learn(len(job), event.seconds, _num_bytes(event))
-        missing = [f for f in event.failures if f.kind is FailureKind.OBSERVATION]
-        unobserved = {int(traces.index[f.trace]): f.message for f in missing}
-        self._jobs.accept(job.slots, _checked(traces), unobserved)
+        self._jobs.accept(job.slots, _checked(traces))
         self._judge()
 
     def _answered(self, seat: _Seat) -> Job:
@@ -282,8 +279,8 @@ class BatchRun:
         self._lose(seat, error)  # and greets it again
 
     def _judge(self) -> None:
-        """Ends the run if an observation is missing, or too many traces failed."""
-        self._error = self._error or self._jobs.error or self._tally.verdict()
+        """Ends the run if too many traces failed."""
+        self._error = self._error or self._tally.verdict()
 
     # Losing
 
@@ -303,9 +300,9 @@ class BatchRun:
         alone = not seat.in_flight
         self._queue.extendleft(reversed(seat.in_flight))
         seat.in_flight.clear()
-        seat.worker.discard()
         if suspect is not None and self._error is None:
             self._suspect(suspect, seat.worker, error, alone=alone)
+        seat.worker.discard()
         if not seat.worker.may_recover or self._error is not None:
             if not self._seats:
                 self._error = self._error or error
@@ -339,8 +336,9 @@ class BatchRun:
             self._careful.append(replace(another, caution=2, attempts=job.attempts))
             return
         scripts = job.scripts
-        located = worker.locate(error, scripts.seed, int(scripts.index[0]))
-        self._jobs.fail(job, uncomputed(scripts, self._addresses, str(error)), located)
+        reason = worker.last_words(error)
+        located = worker.locate(error, reason, scripts.seed, int(scripts.index[0]))
+        self._jobs.fail(job, uncomputed(scripts, self._addresses, reason), located)
         self._judge()
 
 

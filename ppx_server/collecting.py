@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppx_server.trace import TraceBatch
+from ppx_server.trace import TraceBatch, positions
 
 _TABLES = ("params", "observations", "tags", "results", "loops")
 _HEADROOM = 1.05
@@ -45,6 +45,11 @@ class Collection:
         own_q = traces.log_q is not traces.log_prob
         if own_q and filled and "log_q" not in filled:
             self._arrays["log_q"], filled["log_q"] = self._arrays["log_prob"].copy(), filled["log_prob"]
+        if traces.ordinal is not None and filled and "ordinal" not in filled:
+            made = positions(self._arrays["offsets"][: filled["offsets"]])
+            self._arrays["ordinal"], filled["ordinal"] = made, len(made)
+        if "ordinal" in filled and traces.ordinal is None:
+            traces = replace(traces, ordinal=traces.ordinals)
         num_params = filled.get("params.offsets", 1) - 1
         share = min((len(self) + len(traces)) / self._num_traces, 1.0)
         for name, column in _columns(traces):

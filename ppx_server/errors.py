@@ -31,6 +31,10 @@ class RemoteProtocolError(PPXError):
     """The peer sent bytes that are no message, or a message its state does not allow."""
 
 
+class ArgumentError(PPXError, ValueError):
+    """An argument of a call is of the wrong kind or out of its range."""
+
+
 class DistributionError(PPXError, ValueError):
     """Distribution parameters are not finite, outside their domain or of shapes that do not match."""
 

@@ -8,16 +8,16 @@ draw by draw.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self, TypeGuard
 
 import numpy as np
-import zmq
 
 from ppx_server.address import AddressTable
 from ppx_server.batches import BatchRun, Speed
+from ppx_server.completeness import Completeness
 from ppx_server.errors import (
     LocalProtocolError,
     ObservationError,
@@ -28,12 +28,16 @@ from ppx_server.errors import (
 from ppx_server.failures import FailureTally
 from ppx_server.jobs import GuidedJobs, Jobs, PlainJobs
 from ppx_server.numbering import Numberings
-from ppx_server.observations import ObservationKey, Observations, ObservationSet
+from ppx_server.observations import Observations, ObservationSet
+from ppx_server.philox import guide_streams
 from ppx_server.recording import assemble
 from ppx_server.script import Guide, Otherwise, ScriptBatch, SpeculativeGuide
 from ppx_server.session import Session
 from ppx_server.stepwise import StepwiseRun
 from ppx_server.trace import Status, TraceBatch
+from ppx_server.transport import context_for
+from ppx_server.turns import Turns
+from ppx_server.uncontrolled import Search
 from ppx_server.worker import Worker, WorkerConfig
 
 _SLOW_SECONDS = 0.005
@@ -58,16 +62,17 @@ class Executes(Protocol):
 
         Args:
             scripts: What each execution must do.
-            observations: Values by name, or by (name, visit) for repeated visits; None draws every observation from
-                its distribution and records it (a prior run).
+            observations: Values by name, or by (name, visit) for repeated visits, None for one that was not measured;
+                see `ObservationSet`. None instead of a set draws every observation from its distribution and records
+                it (a prior run).
             guide: Who answers open draws of scripts that say `Otherwise.ASK`.
 
         Returns:
             K traces in the order of the scripts; one that cannot be computed has status FAILED and a reason in
-            `failures`.
+            `failures`, one that observes something else than what was given has weight zero.
 
         Raises:
-            ObservationError: An observation is missing, never asked for, or of another shape.
+            ObservationError: The simulator never observes a name that is given, or a value is none.
             SimulatorError: No simulator can be started, or too many traces failed.
                 Whatever is raised while traces run, `error.completed` holds those that had finished.
         """
@@ -108,12 +113,16 @@ class Executor:
         if not simulators:
             raise ValueError("an executor needs at least one simulator")
         self._policy = policy or FailurePolicy()
-        self._tally = FailureTally(self._policy.most)
+        self._tally = FailureTally(self._policy.most, simulators[0].advice)
         self._speed = Speed()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._turns = Turns()
+        self._context = context_for(len(simulators))
         self._addresses = AddressTable()
-        self._asked: set[ObservationKey] = set()
-        self._numberings = Numberings(self._addresses)
+        self._observed: set[int] = set()
+        self._completeness: Completeness | None = None
+        self._uncontrolled = simulators[0].uncontrolled
+        self._search = Search(self._uncontrolled, self._addresses)
+        self._numberings = Numberings(self._addresses, self._uncontrolled)
         self._workers = [Worker(config, self._context) for config in simulators]
         try:
             self._start_all()
@@ -155,7 +164,20 @@ class Executor:
         self.close()
 
     def close(self) -> None:
-        """Stops the processes it started and closes all connections; safe to call twice."""
+        """Stops the processes it started and closes all connections; safe to call twice, and from any thread.
+
+        What another thread executes ends with an error. In a process that was forked off this one it does nothing.
+        """
+        if self._turns.in_fork:
+            return
+        for worker in self._workers:
+            worker.closing = True
+        if not self._turns.mine:  # else `execute` does it on its way out
+            with self._turns.turn():
+                self._close()
+
+    def _close(self) -> None:
+        self._search.end()
         for worker in self._workers:
             worker.request_stop()
         for worker in self._workers:
@@ -165,30 +187,66 @@ class Executor:
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
     ) -> TraceBatch:
-        """Executes K scripts; see `Executes.execute`."""
+        """Executes K scripts; see `Executes.execute`.
+
+        Threads that share it wait for each other.
+        """
+        with self._turns.turn():
+            try:
+                return self._execute(scripts, observations, guide)
+            finally:
+                if any(worker.closing for worker in self._workers):
+                    self._close()
+
+    def _execute(
+        self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None
+    ) -> TraceBatch:
         if self._context.closed:
             raise LocalProtocolError("this simulator is closed; open a new one")
         given = None if observations is None else ObservationSet.of(observations)
         self._make_ready()
         if scripts.otherwise is Otherwise.ASK and guide is None:
             raise LocalProtocolError("a script says Otherwise.ASK, but there is no guide to ask")
-        if not self._by_batches(scripts, guide):
-            return self._execute_stepwise(scripts, given, guide)
-        jobs: Jobs
+        try:
+            if self._by_batches(scripts, given, guide):
+                traces = self._execute_batches(self._jobs(scripts, guide), scripts, given)
+            else:
+                traces = self._execute_stepwise(scripts, given, guide)
+        except PPXError as error:
+            if error.completed is not None:
+                error.completed = self._judged(error.completed, given)
+            raise
+        traces = self._judged(traces, given)
+        self._search.look(traces)
+        if (
+            given is not None and (traces.status == Status.OK).any()
+        ):  # else they may have failed before they observe
+            self._check_all_observed()
+        return traces
+
+    def _jobs(self, scripts: ScriptBatch, guide: Guide | None) -> Jobs:
         scripts = self._translated(scripts)
         if scripts.otherwise is Otherwise.PRIOR:
-            jobs = PlainJobs(scripts, self._tally)
-        else:
-            assert _speculates(guide)
-            jobs = GuidedJobs(scripts, guide, self._addresses, self._tally)
-        return self._execute_batches(jobs, scripts, given)
+            return PlainJobs(scripts, self._tally)
+        assert _speculates(guide)
+        streams = guide_streams(omitted=self._uncontrolled.omitted)
+        return GuidedJobs(scripts, guide, self._addresses, self._tally, streams)
 
-    def _by_batches(self, scripts: ScriptBatch, guide: Guide | None) -> bool:
+    def _by_batches(
+        self, scripts: ScriptBatch, observations: ObservationSet | None, guide: Guide | None
+    ) -> bool:
         if not self.takes_batches or not len(scripts):
             return False
+        if observations is not None and not self._understand("missing"):
+            return False  # it would fail a trace that observes more than was given
         if scripts.otherwise is Otherwise.PRIOR:
             return True
+        if self._uncontrolled.patterns and not self._understand("uncontrolled"):
+            return False  # it would ask for draws that are left to the prior
         return _speculates(guide) and (self._speed.seconds or 0.0) < _SLOW_SECONDS
+
+    def _understand(self, capability: str) -> bool:
+        return all(capability in worker.peer_capabilities for worker in self._workers)
 
     def _execute_batches(
         self, jobs: Jobs, scripts: ScriptBatch, observations: ObservationSet | None
@@ -207,23 +265,18 @@ class Executor:
             run.loop()
             self._give_up_if_all_failed()
         except PPXError as error:
-            finished = _finished_traces(jobs, self._addresses, scripts)
-            error.completed = _computed(finished, error)
+            error.completed = _finished_traces(jobs, self._addresses, scripts)
             raise
         finally:
             run.abandon()
         traces = _finished_traces(jobs, self._addresses, scripts)
         assert len(traces) == len(scripts)
-        finished = (traces.status == Status.OK).any()  # else they may all have failed before they observe
-        if observations is not None and finished and (open_keys := set(observations) - self._asked):
-            self._asked |= _visited(traces, open_keys)
-            self._check_all_asked(observations)
         return traces
 
     def _execute_stepwise(
         self, scripts: ScriptBatch, observations: ObservationSet | None, guide: Guide | None
     ) -> TraceBatch:
-        session = Session(scripts, observations, self._addresses)
+        session = Session(scripts, observations, self._addresses, self._uncontrolled)
         if guide is not None:
             guide.begin(len(scripts), self._addresses)
         workers = self._connected()
@@ -232,16 +285,19 @@ class Executor:
             run.loop()
             self._give_up_if_all_failed()
         except PPXError as error:
-            finished = run.batch()
-            error.completed = _computed(finished, error)
+            error.completed = run.batch()
             raise
         finally:
             run.abandon()
-        self._asked |= session.asked
-        traces = run.batch()
-        if (traces.status == Status.OK).any():
-            self._check_all_asked(observations or ())
-        return traces
+        return run.batch()
+
+    def _judged(self, traces: TraceBatch, observations: ObservationSet | None) -> TraceBatch:
+        """The traces, with weight zero where they observe something else than what was given."""
+        if observations is None:
+            return traces
+        if self._completeness is None or self._completeness.observations is not observations:
+            self._completeness = Completeness(observations, self._addresses, self._observed)
+        return self._completeness.judged(traces)
 
     def _translated(self, scripts: ScriptBatch) -> ScriptBatch:
         """Scripts with ids of the executor's address table."""
@@ -297,24 +353,20 @@ class Executor:
         if error is not None:
             raise error
 
-    def _check_all_asked(self, observations: Iterable[ObservationKey]) -> None:
-        """Refuses observations that the simulator never asked for, now or before; warns of visits it did not make."""
-        unknown = set(observations) - self._asked
-        if not unknown:
-            return
-        names = {name for name, _ in self._asked}
-        wrong = sorted({name for name, _ in unknown} - names)
-        if wrong:
+    def _check_all_observed(self) -> None:
+        """Refuses names that the simulator never observes, now or before; warns of visits that partial names lack."""
+        assert self._completeness is not None
+        if wrong := self._completeness.unseen:
+            names = {self._addresses[i].name or self._addresses[i].address for i in self._observed}
             raise ObservationError(
                 f"the simulator never observes {', '.join(map(repr, wrong))}; it observes "
                 f"{', '.join(sorted(map(repr, names))) or 'nothing'}; correct the name or leave it out "
                 f"(if only a rare trace observes it, run many prior traces first)"
             )
-        self._asked |= unknown  # warn once
-        unvisited = ", ".join(map(repr, sorted(unknown)))
-        warnings.warn(
-            f"no trace made the visits of the observations {unvisited}; they were not used", stacklevel=4
-        )
+        if unvisited := ", ".join(map(repr, self._completeness.unmade())):
+            warnings.warn(
+                f"no trace made the visits of the observations {unvisited}; they were not used", stacklevel=4
+            )
 
 
 def _speculates(guide: Guide | None) -> TypeGuard[SpeculativeGuide]:
@@ -330,25 +382,3 @@ def _finished_traces(jobs: Jobs, addresses: AddressTable, scripts: ScriptBatch) 
     return assemble(
         [], addresses=addresses, params=session.params, seed=scripts.seed, index=np.empty(0, np.int64)
     )
-
-
-def _computed(traces: TraceBatch, error: PPXError) -> TraceBatch:
-    """Without those that failed for want of an observation."""
-    return traces.select(traces.status == Status.OK) if isinstance(error, ObservationError) else traces
-
-
-def _visited(traces: TraceBatch, keys: set[ObservationKey]) -> set[ObservationKey]:
-    """All names that traces observe, and which of the given visits they made."""
-    table, addresses = traces.observations, traces.addresses
-    used = np.flatnonzero(np.bincount(table.address_id, minlength=1)).tolist()
-    visited = {(addresses[i].name or addresses[i].address, 0) for i in used}
-    for name, visit in keys:
-        by_name = [i for i in used if (addresses[i].name or addresses[i].address) == name]
-        if (table.instance[np.isin(table.address_id, by_name)] == visit).any():
-            visited.add((name, visit))
-        by_address = [i for i in used if addresses[i].address == name]
-        rows = np.flatnonzero(np.isin(table.address_id, by_address))
-        trace = np.searchsorted(table.offsets, rows, side="right") - 1
-        if by_address and np.bincount(trace, minlength=1).max() > visit:
-            visited.add((name, visit))
-    return visited

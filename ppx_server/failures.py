@@ -6,7 +6,7 @@ then is inferred given that the simulator finishes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class FailureTally:
 
     Args:
         most: Share of traces that may fail before it is time to give up; 1 for never.
+        advice: What to do about a reason, in words; or nothing.
 
     Attributes:
         num_executed: Traces executed.
@@ -33,11 +34,12 @@ class FailureTally:
         first: The first failure.
     """
 
-    def __init__(self, most: float) -> None:
+    def __init__(self, most: float, advice: Callable[[str], str] = lambda reason: "") -> None:
         self.num_executed = 0
         self.num_failed = 0
         self.first: SimulatorError | None = None
         self._most = most
+        self._advice = advice
 
     def count(self, num_traces: int, failed: Sequence[SimulatorError] = ()) -> None:
         """Adds executed traces, of which some may have failed."""
@@ -56,7 +58,8 @@ class FailureTally:
         if not none_succeeds and not too_many:
             return None
         first = self.first
-        error = type(first)(f"{first}; {self.num_failed} of {self.num_executed} traces failed")
+        counts = f"{self.num_failed} of {self.num_executed} traces failed"
+        error = type(first)(f"{first}; {counts}{self._advice(str(first))}")
         error.seed, error.index = first.seed, first.index
         error.__cause__ = first.__cause__
         return error

@@ -6,7 +6,6 @@ traces again of which it foresaw something else than what came: up to there they
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
 from ppx_server.collecting import Collection
-from ppx_server.errors import ObservationError, SimulatorError, SimulatorFailedError
+from ppx_server.errors import SimulatorError, SimulatorFailedError
 from ppx_server.failures import FailureTally
 from ppx_server.philox import Stream, normals
 from ppx_server.script import Otherwise, ScriptBatch, SpeculativeGuide, Tails
@@ -68,15 +67,11 @@ class Job:
 class Jobs(Protocol):
     """Where jobs come from and results go."""
 
-    @property
-    def error(self) -> ObservationError | None:
-        """That of a finished trace which observes what was not given."""
-
     def next(self) -> Job | None:
         """More traces to execute, or None if there are none before results come back."""
 
-    def accept(self, slots: Ints, traces: TraceBatch, unobserved: Mapping[int, str]) -> None:
-        """Takes in executed traces; `unobserved` says by index which failed for want of an observation."""
+    def accept(self, slots: Ints, traces: TraceBatch) -> None:
+        """Takes in executed traces."""
 
     def another_way(self, job: Job) -> Job | None:
         """The single trace of a job, of which its simulator dies, in a way that may not kill; None if there is none."""
@@ -102,18 +97,9 @@ class _Finished:
         self._slots: list[Ints] = []  # of the collected traces
         self._next = 0
         self._waiting: dict[int, tuple[Ints, TraceBatch]] = {}  # by first slot, until those before have come
-        self.unobserved: dict[int, str] = {}
-        self.error: ObservationError | None = None
 
     def add(self, slots: Ints, traces: TraceBatch, error: SimulatorError | None = None) -> None:
-        """Adds traces; `error` says more of a single failed one. Those without their observation are left out."""
-        if self.unobserved:
-            failed = traces.index[traces.status == Status.FAILED]
-            missing = [index for index in failed.tolist() if index in self.unobserved]
-            if missing:
-                self.error = self.error or ObservationError(self.unobserved[missing[0]])
-                others = np.flatnonzero(~np.isin(traces.index, missing))
-                slots, traces = slots[others], traces.select(others)
+        """Adds traces; `error` says more of a single failed one."""
         if len(slots):
             self._waiting[int(slots[0])] = (slots, traces)
             while self._next in self._waiting:
@@ -165,15 +151,9 @@ class PlainJobs:
         job, self._job = self._job, None
         return job
 
-    @property
-    def error(self) -> ObservationError | None:
-        """See `Jobs.error`."""
-        return self._finished.error
-
-    def accept(self, slots: Ints, traces: TraceBatch, unobserved: Mapping[int, str]) -> None:
+    def accept(self, slots: Ints, traces: TraceBatch) -> None:
         """See `Jobs.accept`."""
-        self._finished.unobserved.update(unobserved)
-        self._tally.count(len(slots) - len(unobserved))
+        self._tally.count(len(slots))
         self._finished.add(slots, traces)
 
     def another_way(self, job: Job) -> Job | None:
@@ -198,6 +178,7 @@ class GuidedJobs:
         guide: Who chooses.
         addresses: The executor's address table.
         tally: Counts finished and failed traces.
+        streams: Where the guide's random numbers come from.
     """
 
     def __init__(
@@ -206,7 +187,9 @@ class GuidedJobs:
         guide: SpeculativeGuide,
         addresses: AddressTable,
         tally: FailureTally,
+        streams: tuple[Stream, Stream],
     ) -> None:
+        self._streams = streams
         self._scripts = scripts
         self._guide = guide
         self._tally = tally
@@ -239,20 +222,11 @@ class GuidedJobs:
             if job is not None:
                 return job
 
-    @property
-    def error(self) -> ObservationError | None:
-        """See `Jobs.error`."""
-        return self._finished.error
-
-    def accept(self, slots: Ints, traces: TraceBatch, unobserved: Mapping[int, str]) -> None:
+    def accept(self, slots: Ints, traces: TraceBatch) -> None:
         """See `Jobs.accept`; whether a trace is finished, the guide says later.
 
         Failed ones are no exception: they may have failed where they would not have come.
         """
-        if self._finished.unobserved:
-            for index in traces.index.tolist():
-                self._finished.unobserved.pop(index, None)
-        self._finished.unobserved.update(unobserved)
         if len(slots):
             self._returned.append((slots, traces))
             self._num_returned += len(slots)
@@ -332,7 +306,7 @@ class GuidedJobs:
 
     def _normals(self, slots: Ints, start: int, count: int) -> Floats:
         index, seed = self._scripts.index[slots], self._scripts.seed
-        both = [normals(seed, index, count, start=start, stream=s) for s in (Stream.DRAWS, Stream.PROPOSALS)]
+        both = [normals(seed, index, count, start=start, stream=s) for s in self._streams]
         return np.stack(both, axis=-1)
 
 

@@ -14,6 +14,7 @@ from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Observation, RunBatch, TensorColumns, WireAddress
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import Floats, Ids, LoopTable, Params, Status, TensorTable, TraceBatch
+from ppx_server.uncontrolled import Left, Uncontrolled
 from ppx_server.worker import Worker
 
 _AUDITED_ROWS = 256
@@ -31,10 +32,12 @@ class Numbering:
 
     Args:
         addresses: The controller's table, which learns the simulator's addresses.
+        left: Sees to it that draws are left to the prior, as far as the simulator does not.
     """
 
-    def __init__(self, addresses: AddressTable) -> None:
+    def __init__(self, addresses: AddressTable, left: Left | None = None) -> None:
         self._addresses = addresses
+        self._left = left or Left(Uncontrolled(), addresses)
         self._num_told = 0
         self._ids: Ids = np.empty(0, np.int32)
         self._identical = True
@@ -58,7 +61,7 @@ class Numbering:
         observation_set = None
         set_number = 0 if observations is None else observations.number
         if observations is not None and set_number != self._told_observations:
-            observation_set = tuple(Observation(name, visit, v) for (name, visit), v in observations.items())
+            observation_set = _told(observations)
             self._told_observations = set_number
         return RunBatch(
             batch=number,
@@ -122,11 +125,12 @@ class Numbering:
                 result.loops.end,
             ),
             failures=failures,
+            ordinal=result.ordinal.astype(np.int64) if len(result.ordinal) else None,
         )
         self._num_batches += 1
         if self._num_batches <= _AUDITED_BATCHES or self._num_batches % _AUDIT_EVERY == 0:
             self._audit(traces)
-        return traces
+        return self._left.applied(traces)
 
     def _learn(self, first: int, addresses: tuple[WireAddress, ...]) -> None:
         if not addresses:
@@ -218,21 +222,39 @@ class Numbering:
             )
 
 
+def _told(observations: ObservationSet) -> tuple[Observation, ...]:
+    """A set as it travels: what was not measured is marked; nothing is said of empty measurements, which none fits."""
+    told = []
+    for (name, visit), value in observations.items():
+        if value is None:
+            told.append(Observation(name, visit, _NOTHING, _ONE))
+        elif (missing := np.isnan(value)).any():
+            told.append(Observation(name, visit, value, missing.astype(np.uint8).ravel()))
+        elif np.size(value):
+            told.append(Observation(name, visit, value))
+    return tuple(told)
+
+
+_NOTHING, _ONE = np.empty(0), np.ones(1, np.uint8)
+
+
 class Numberings:
     """What address numbers mean in the present conversation with each of several simulators.
 
     Args:
         addresses: The controller's table.
+        uncontrolled: Which draws are left to the prior.
     """
 
-    def __init__(self, addresses: AddressTable) -> None:
+    def __init__(self, addresses: AddressTable, uncontrolled: Uncontrolled) -> None:
         self._addresses = addresses
+        self._left = Left(uncontrolled, addresses)
         self._known: dict[Worker, tuple[int, Numbering]] = {}
 
     def of(self, worker: Worker) -> Numbering:
         """That of a simulator; a new one if it was greeted anew."""
         conversation, numbering = self._known.get(worker, (-1, None))
         if numbering is None or conversation != worker.conversation:
-            numbering = Numbering(self._addresses)
+            numbering = Numbering(self._addresses, self._left)
             self._known[worker] = worker.conversation, numbering
         return numbering

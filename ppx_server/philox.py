@@ -28,6 +28,19 @@ class Stream(IntEnum):
     DRAWS = 0
     OBSERVATIONS = 1
     PROPOSALS = 2
+    GUIDED = 3
+    """In place of DRAWS for what a guide chooses in traces of which some draws have no rows."""
+
+
+def guide_streams(*, omitted: bool) -> tuple[Stream, Stream]:
+    """The streams of the two numbers that a guide may use for a draw; they are numbered by the rows of the trace.
+
+    Where draws have no rows, a guide cannot know how many were made: those must not get the numbers that it uses.
+
+    Args:
+        omitted: Whether draws that are not controlled have no rows.
+    """
+    return (Stream.GUIDED if omitted else Stream.DRAWS), Stream.PROPOSALS
 
 
 def philox4x32(

@@ -9,9 +9,9 @@ import numpy as np
 
 from ppx_server.address import Address
 from ppx_server.distributions import Family, family
-from ppx_server.errors import DistributionError, ObservationError, RemoteProtocolError
-from ppx_server.observations import ObservationKey, Tensor
-from ppx_server.philox import Normals, Stream
+from ppx_server.errors import DistributionError, RemoteProtocolError
+from ppx_server.observations import NotGiven, ObservationKey, Tensor
+from ppx_server.philox import Normals, Stream, guide_streams
 from ppx_server.protocol import (
     Event,
     Observe,
@@ -31,9 +31,6 @@ from ppx_server.session import Session, Site
 _NAN = float("nan")
 # What no draw has for an address or name: visits of observes and tags are counted apart.
 _ANY_ADDRESS, _OBSERVED, _TAGGED = "\0any", "\0observed", "\0tagged"
-
-
-_NO_NORMALS = Normals(0, 0, Stream.OBSERVATIONS, [])
 
 
 class _Draw:
@@ -64,13 +61,16 @@ class Player:
         self.recording = Recording()
         self._send_observed = send_observed
         self._normals = session.normals(slot, Stream.DRAWS)
-        self._observed_normals = (
-            session.normals(slot, Stream.OBSERVATIONS) if session.observations is None else _NO_NORMALS
-        )
+        self._observed_normals: Normals | None = None
         self._num_observed = 0
         self._counts: dict[tuple[str, str], int] = {}
         self._follows = session.scripts.otherwise is Otherwise.ASK
-        self._proposal_normals = session.normals(slot, Stream.PROPOSALS) if self._follows else None
+        self._omits = session.uncontrolled.omitted
+        self._guide_normals = (
+            [session.normals(slot, stream) for stream in guide_streams(omitted=self._omits)]
+            if self._follows
+            else []
+        )
         self._choices = list(session.choices(slot))
         self._rows = {} if self._follows else _first_rows(self._choices)
         self._cursor = 0
@@ -78,9 +78,9 @@ class Player:
 
     def guide_normals(self) -> tuple[float, float]:
         """The random numbers a guide may use for the draw it is asked for."""
-        assert self._proposal_normals is not None
-        ordinal = self.recording.num_draws
-        return self._normals[ordinal], self._proposal_normals[ordinal]
+        number = self.recording.num_draws
+        prior, proposal = self._guide_normals
+        return prior[number], proposal[number]
 
     def react(self, event: Event) -> Event | Ask:
         """Handles Sample, Observe, Tag or Rejection.
@@ -90,16 +90,16 @@ class Player:
 
         Raises:
             RemoteProtocolError: The message makes no sense, such as parameters outside the family's domain.
-            ObservationError: The simulator observes something that was not given.
         """
         if type(event) is Sample:
             site = self.session.site(event)
             instance = self._visit(event.address, event.name)
-            forced = self._forced(site, instance) if event.control or not self._follows else range(0)
-            if site.shape == () and (forced or not self._follows or not event.control):
-                value = self._choose(site, 0, instance, forced, event.control)
+            control = site.controlled
+            forced = self._forced(site, instance) if control or not self._follows else range(0)
+            if site.shape == () and (forced or not self._follows or not control):
+                value = self._choose(site, 0, instance, forced, control)
                 return SampleResult(value)
-            self._draw = _Draw(site, instance, event.control, forced)
+            self._draw = _Draw(site, instance, control, forced)
             return self._continue()
         if type(event) is Observe:
             return self._observe(event)
@@ -159,9 +159,14 @@ class Player:
                 z = _NAN
             flags |= FORCED
         else:
-            z = self._normals[self.recording.num_draws]
+            z = self._normals[self.recording.num_made]
             value = site.family.from_z_scalar(z, site.params[element])
-        self.recording.add_draw(site.address_id, instance, site.params_ids[element], value, z, 0.0, flags)
+            if self._omits and not controlled:
+                self.recording.leave_out()
+                return value
+        ids, params = site.params_ids, site.params[element]
+        params_id = ids[element] if ids else self.session.params.intern(site.family, params)
+        self.recording.add_draw(site.address_id, instance, params_id, value, z, 0.0, flags)
         return value
 
     def _visit(self, address: str, name: str) -> int:
@@ -203,7 +208,6 @@ class Player:
             (name, self._visit(_ANY_ADDRESS, name)),
             (event.address, self._visit(event.address, _OBSERVED)),
         )
-        self.session.asked.update(keys)
         given = self._given(keys, event.value, shape)
         try:
             value = self._weigh(address_id, keys[0][1], kind, params, given, shape)
@@ -220,54 +224,68 @@ class Player:
         given: Tensor | None,
         shape: tuple[int, ...],
     ) -> Tensor:
-        """Records an observation and its density; draws the value first if none is given."""
+        """Records an observation and its density; draws what is not given first.
+
+        In a prior run the density of what is drawn is part of the record. Else only what was measured counts.
+        """
         rows = self.recording.observations
+        is_prior = self.session.observations is None
         if shape == () and all(type(p) is float for p in params):
             params_id = self.session.params.intern(kind, params)  # type: ignore[arg-type]
-            if given is None:
-                value = kind.from_z_scalar(self._observed_normals[self._num_observed], params)  # type: ignore[arg-type]
-                self._num_observed += 1
+            if given is not None:
+                rows.add_scalar(address_id, instance, float(given), params_id, drawn=False)
+                return float(given)
+            number = kind.from_z_scalar(self._observed_numbers()[self._num_observed], params)  # type: ignore[arg-type]
+            self._num_observed += 1
+            if is_prior:
+                rows.add_scalar(address_id, instance, number, params_id, drawn=True)
             else:
-                value = float(given)
-            rows.add_scalar(address_id, instance, value, params_id, drawn=given is None)
-            return value
+                rows.add(address_id, instance, number)
+            return number
         kind.validate(params)
-        drawn = self._draw_observed(kind, params, shape) if given is None else given
-        log_prob = float(np.sum(kind.log_prob(drawn, params)))
+        drawn = (
+            None
+            if given is not None and not np.isnan(given).any()
+            else self._draw_observed(kind, params, shape)
+        )
+        if given is None:
+            assert drawn is not None
+            value, counts = drawn, np.full(shape, is_prior)
+        else:
+            counts = ~np.isnan(given)
+            value = given if drawn is None else np.where(counts, given, drawn)
+        log_prob = float(np.sum(kind.log_prob(value, params), where=counts))
         if log_prob != log_prob:
             raise DistributionError(f"log_prob of the {kind.name} is NaN")
-        rows.add(address_id, instance, drawn if given is None else None, log_prob)
-        return drawn
+        rows.add(address_id, instance, None if drawn is None else value, log_prob)
+        return value
 
     def _given(
         self, keys: tuple[ObservationKey, ObservationKey], coded: Tensor | None, shape: tuple[int, ...]
     ) -> Tensor | None:
-        """The value of an observe, or None if it is to be drawn."""
+        """The value of an observe, NaN where it was not measured; None if it is to be drawn.
+
+        What does not fit is drawn, too: whether it rules the trace out is decided when the trace is complete.
+        """
         observations = self.session.observations
         if observations is None:
             return None
-        by_name, by_address = keys
-        value = observations.get(by_name, observations.get(by_address, coded))
-        name, instance = by_name
-        if value is None or np.size(value) == 0:
-            if instance:
-                raise ObservationError(
-                    f"the simulator observes {name!r} again (visit {instance + 1}); "
-                    f"give that value as observations[({name!r}, {instance})]"
-                )
-            raise ObservationError(
-                f"the simulator observes {name!r}, which is not among the observations given "
-                f"({', '.join(sorted({n for n, _ in observations})) or 'none'}); add it"
-            )
-        if np.shape(value) != shape:
-            raise ObservationError(
-                f"observation {name!r} has shape {np.shape(value)}, but the simulator observes shape {shape}"
-            )
-        return value
+        value = observations.given(*keys)
+        if isinstance(value, NotGiven) or (value is not None and np.size(value) == 0):
+            value = None if coded is None or np.size(coded) == 0 else coded
+        if value is None or np.shape(value) != shape:
+            return None
+        return None if np.isnan(value).all() else value
+
+    def _observed_numbers(self) -> Normals:
+        """Random numbers for observations that are drawn; seldom needed where values are given."""
+        if self._observed_normals is None:
+            self._observed_normals = self.session.normals(self.slot, Stream.OBSERVATIONS)
+        return self._observed_normals
 
     def _draw_observed(self, kind: Family, params: tuple[Tensor, ...], shape: tuple[int, ...]) -> Tensor:
         count = int(np.prod(shape, dtype=np.int64))
-        z = self._observed_normals.array(self._num_observed, count)
+        z = self._observed_numbers().array(self._num_observed, count)
         self._num_observed += count
         drawn = np.asarray(kind.from_z(z.reshape(shape), params), np.float64)
         return drawn if shape else float(drawn)

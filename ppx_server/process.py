@@ -2,136 +2,64 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import resource
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Sequence
-from pathlib import Path
 
+from ppx_server.command import Command
 from ppx_server.errors import SimulatorStartError
+from ppx_server.folder import ProcessFolder
+from ppx_server.guard import guard
 from ppx_server.notices import Notices
 
 _KEPT_OUTPUT = 16_384  # bytes of a simulator's latest output that an error message may quote
 _QUOTED_LINES = 12
 _STOP_SECONDS = 2.0
-_PLACEHOLDER = "{address}"
-
-
-class _Guard:
-    """A small process that outlives this one just long enough to kill the simulators it leaves behind.
-
-    It reads process groups and their folders from a pipe, to guard (`+`) or to forget (`-`). When the pipe ends,
-    however this process ended, it kills what it guards and removes the folders.
-    """
-
-    _PROGRAM = """
-import os, signal, sys
-guarded = {}
-for line in sys.stdin:  # guards PPX simulators
-    group, folder = line[1:].rstrip("\\n").split(" ", 1)
-    if line[0] == "+":
-        guarded[int(group)] = folder
-    else:
-        guarded.pop(int(group), None)
-for group, folder in guarded.items():
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except OSError:
-        pass
-if guarded:
-    import shutil
-    for folder in guarded.values():
-        shutil.rmtree(folder, ignore_errors=True)
-"""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._guarded: dict[int, str] = {}
-
-    def add(self, group: int, folder: str) -> None:
-        """Guards a process group, and the folder it uses."""
-        with self._lock:
-            self._guarded[group] = folder
-            self._tell("+", group, folder)
-
-    def forget(self, group: int) -> None:
-        """Guards a process group no more."""
-        with self._lock:
-            folder = self._guarded.pop(group, None)
-            if folder is not None:
-                self._tell("-", group, folder)
-
-    def _tell(self, sign: str, group: int, folder: str) -> None:
-        lines = f"{sign}{group} {folder}\n"
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-S", "-E", "-c", self._PROGRAM],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            atexit.register(self._end, self._process)
-            lines = "".join(f"+{group} {folder}\n" for group, folder in self._guarded.items())
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it was killed; the next one is told everything
-            self._process.stdin.write(lines.encode())
-            self._process.stdin.flush()
-
-    @staticmethod
-    def _end(process: subprocess.Popen[bytes]) -> None:
-        """Closes the pipe and waits until what was left behind is killed."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            process.communicate(timeout=_STOP_SECONDS)
-
-
-_guard = _Guard()
 
 
 class SimulatorProcess:
     """One running simulator process, serving PPX at `address`.
 
     The process finds its endpoint in the environment variable `PPX_BIND`; `{address}` in the command is replaced by
-    it too. It runs in a session of its own, so that Ctrl-C in the terminal reaches the controller only, and it is
-    killed, with all it started, when the controller ends without having stopped it.
+    it too. It runs in a folder of its own (`ProcessFolder`), which is removed with it, and in a session of its own, so
+    that Ctrl-C in the terminal reaches the controller only. It is killed, with all it started, when the controller
+    ends without having stopped it. A forked controller cannot stop it.
 
     Args:
         command: Program and arguments.
         memory_limit: Bytes of address space that the process may take, or None; beyond it its allocations fail.
 
     Raises:
-        SimulatorStartError: The program does not exist or cannot be executed.
+        SimulatorStartError: The program does not exist or cannot be executed, or there is no place for its folder.
     """
 
-    def __init__(self, command: Sequence[str], *, memory_limit: int | None = None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="ppx-")
-        self.address = f"ipc://{self._folder.name}/socket"
+    def __init__(self, command: Command, *, memory_limit: int | None = None) -> None:
+        self._command = command
+        self._owner = os.getpid()
+        self._folder = ProcessFolder(command.cwd)
+        self.address = self._folder.address
         self._output = bytearray()
         self._notices = Notices()
         self._stopped = False
-        self.command = [part.replace(_PLACEHOLDER, self.address) for part in command]
         self._reader = threading.Thread(target=self._read_output, name="ppx-output", daemon=True)
         try:
             self._process = self._start()
         except BaseException:
-            self._folder.cleanup()
+            self._folder.remove()
             raise
         try:
             self._reader.start()
-            _guard.add(self.pid, self._folder.name)
+            guard.add(self.pid, self._folder.folders)
             if memory_limit is not None:
                 with contextlib.suppress(ProcessLookupError):  # it has ended already
                     resource.prlimit(self.pid, resource.RLIMIT_AS, (memory_limit, memory_limit))
-        except BaseException:
+        except BaseException as error:
             self.stop(grace=0.0)
+            if isinstance(error, RuntimeError):  # no thread can be started
+                raise SimulatorStartError(f"cannot start the simulator: {error}; see ulimit -u") from error
             raise
 
     @property
@@ -151,7 +79,7 @@ class SimulatorProcess:
             return None
 
     def describe_end(self) -> str:
-        """How the process ended and the last lines it printed, for error messages."""
+        """How the process ended, what to do about it, and the last lines it printed, for error messages."""
         code = self._process.poll()
         if code is None:
             text = f"process {self.pid} is still running"
@@ -159,12 +87,21 @@ class SimulatorProcess:
             text = f"process {self.pid} was ended by {_signal_name(-code)}"
         else:
             text = f"process {self.pid} ended with exit code {code}"
-        return text + self.quote_output()
+        output = self.quote_output()
+        return text + self._command.advice(output) + output
+
+    def last_words(self, text: str) -> str:
+        """A text about its failure, with the name of its working directory, which is kept for whoever wants to know."""
+        kept = self._folder.keep()
+        return f"{text}{chr(10) if chr(10) in text else '; '}{kept}" if kept else text
 
     def quote_output(self) -> str:
-        """The last lines the process printed, indented, or nothing."""
+        """The last lines the process printed, indented, or nothing; but for the line that says where it serves."""
         self._reader.join(0.2 if self._process.poll() is not None else 0.0)
-        lines = bytes(self._output).decode(errors="replace").strip().splitlines()[-_QUOTED_LINES:]
+        printed = bytes(self._output).decode(errors="replace").strip().splitlines()
+        lines = [line for line in printed if not line.endswith(f"serving PPX at {self.address}")][
+            -_QUOTED_LINES:
+        ]
         return "".join(["; its last output:"] + [f"\n    {line}" for line in lines]) if lines else ""
 
     def notices(self) -> list[str]:
@@ -173,15 +110,19 @@ class SimulatorProcess:
 
     def terminate(self) -> None:
         """Asks the process to end (SIGTERM), without waiting."""
-        if self._process.poll() is None:
+        if os.getpid() == self._owner and self._process.poll() is None:
             self._signal(signal.SIGTERM)
 
     def stop(self, grace: float = _STOP_SECONDS) -> None:
-        """Ends the process with everything it started; safe to call twice.
+        """Ends the process with everything it started, and removes its folder; safe to call twice.
+
+        In a process that was forked off the controller it does nothing.
 
         Args:
             grace: Seconds between SIGTERM and SIGKILL.
         """
+        if os.getpid() != self._owner:
+            return
         if self._process.poll() is None:
             self.terminate()
             if self.wait(grace) is None:
@@ -190,29 +131,27 @@ class SimulatorProcess:
         self._signal(signal.SIGKILL)  # what is left of its process group
         if not self._stopped:
             self._stopped = True
-            _guard.forget(self.pid)
+            guard.forget(self.pid)
         if self._reader.ident is not None:  # it was started
             self._reader.join(1.0)
-        self._folder.cleanup()
+        self._folder.remove()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        program = self.command[0]
-        if shutil.which(program) is None:
-            raise SimulatorStartError(
-                f"cannot start the simulator: no executable file {program!r} (in {Path.cwd()} or on PATH); "
-                "build it, or give its full path"
-            )
+        work = str(self._folder.work)
+        own = {"PPX_BIND": self.address, "TMPDIR": str(self._folder.temporary), "PWD": work}
         try:
             return subprocess.Popen(
-                self.command,
+                self._command.arguments(self.address),
+                bufsize=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PPX_BIND": self.address},
+                env={**self._command.environment(), **own},
+                cwd=work,
                 start_new_session=True,
             )
         except OSError as error:  # not a program after all, or no memory or process left
-            raise SimulatorStartError(f"cannot start the simulator {program!r}: {error}") from error
+            raise SimulatorStartError(self._command.explain(error)) from error
 
     def _read_output(self) -> None:
         assert self._process.stdout is not None

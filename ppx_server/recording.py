@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from ppx_server.address import AddressTable
 from ppx_server.distributions import FAMILIES, Family, log_prob_columns, to_z_columns
 from ppx_server.errors import RemoteProtocolError
-from ppx_server.trace import DrawFlag, LoopTable, Params, Status, TensorTable, TraceBatch
+from ppx_server.trace import DrawFlag, LoopTable, Params, Status, TensorTable, TraceBatch, positions
 
 Floats = NDArray[np.float64]
 
 _NAN = float("nan")
 _NO_VALUE: tuple[float, ...] = ()
-_DRAW_WIDTH = 7  # address_id, instance, params_id, value, z, log_ratio, flags
+_DRAW_WIDTH = 8  # address_id, instance, params_id, value, z, log_ratio, flags, ordinal
 
 
 class ParamsInterner:
@@ -49,12 +49,17 @@ class ParamsInterner:
 
 
 class Recording:
-    """What one trace did so far."""
+    """What one trace did so far.
 
-    __slots__ = ("_open_loops", "draws", "loops", "observations", "results", "tags")
+    Attributes:
+        num_made: Scalar draws made, with those that have no rows.
+    """
+
+    __slots__ = ("_open_loops", "draws", "loops", "num_made", "observations", "results", "tags")
 
     def __init__(self) -> None:
         self.draws = array("d")
+        self.num_made = 0
         self.loops: list[list[int]] = []
         self._open_loops: list[list[int]] = []
         self.observations = _TensorRows()
@@ -63,7 +68,7 @@ class Recording:
 
     @property
     def num_draws(self) -> int:
-        """Scalar draws made so far."""
+        """Scalar draws recorded so far."""
         return len(self.draws) // _DRAW_WIDTH
 
     def add_draw(
@@ -77,7 +82,12 @@ class Recording:
         flags: int,
     ) -> None:
         """Records one scalar draw; `z` NaN means "to be computed from the value"."""
-        self.draws.extend((address_id, instance, params_id, value, z, log_ratio, flags))
+        self.draws.extend((address_id, instance, params_id, value, z, log_ratio, flags, self.num_made))
+        self.num_made += 1
+
+    def leave_out(self) -> None:
+        """Counts a scalar draw that is not recorded."""
+        self.num_made += 1
 
     def begin_loop(self, address_id: int) -> None:
         """Records that a rejection loop begins before the next draw."""
@@ -211,12 +221,15 @@ def assemble(
     unknown = np.flatnonzero(np.isnan(z))
     if len(unknown):
         z[unknown] = to_z_columns(value[unknown], family_code[unknown], table, params_id[unknown])
+    ordinal = draws[:, 7].astype(np.int64)
+    offsets = np.cumsum([0] + [r.num_draws for r in recordings], dtype=np.int64)
+    all_recorded = np.array_equal(ordinal, positions(offsets))
     return TraceBatch(
         addresses=addresses,
         seed=seed,
         index=index,
         status=np.array([Status.FAILED if i in failures else Status.OK for i in index.tolist()], np.uint8),
-        offsets=np.cumsum([0] + [r.num_draws for r in recordings], dtype=np.int64),
+        offsets=offsets,
         address_id=draws[:, 0].astype(np.int32),
         instance=draws[:, 1].astype(np.int32),
         params_id=params_id,
@@ -226,6 +239,7 @@ def assemble(
         log_prob=log_prob,
         log_q=log_prob + draws[:, 5],
         flags=draws[:, 6].astype(np.uint8),
+        ordinal=None if all_recorded else ordinal,
         observations=_observations([r.observations for r in recordings], table, codes),
         tags=_tensor_table([r.tags for r in recordings]),
         results=_tensor_table([r.results for r in recordings]),

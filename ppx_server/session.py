@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,18 +11,22 @@ from numpy.typing import NDArray
 from ppx_server.address import Address, AddressTable
 from ppx_server.distributions import Family, family
 from ppx_server.errors import DistributionError, RemoteProtocolError
-from ppx_server.observations import ObservationKey, Tensor
+from ppx_server.observations import ObservationSet
 from ppx_server.philox import Normals, Stream, normals
 from ppx_server.protocol import Sample, WireDistribution
 from ppx_server.recording import ParamsInterner
 from ppx_server.script import ScriptBatch
+from ppx_server.uncontrolled import Uncontrolled
 
 _FIRST_NORMALS = 32
 _KEPT_SITES = 4096
 
 
 class Site(NamedTuple):
-    """A draw as its message describes it, looked up once for messages that are byte-identical."""
+    """A draw as its message describes it, looked up once for messages that are byte-identical.
+
+    `params_ids` is empty where the draw is not recorded, unless a script forces it.
+    """
 
     event: Sample
     address_id: int
@@ -30,6 +34,7 @@ class Site(NamedTuple):
     shape: tuple[int, ...]
     params: tuple[tuple[float, ...], ...]
     params_ids: tuple[int, ...]
+    controlled: bool
 
 
 def scalar_params(distribution: WireDistribution) -> tuple[tuple[int, ...], list[tuple[float, ...]]]:
@@ -63,21 +68,23 @@ class Session:
 
     Args:
         scripts: K scripts.
-        observations: Values by (name, instance), or None to draw every observation from its distribution.
+        observations: What to condition on, or None to draw every observation from its distribution.
         addresses: The simulator's address table.
+        uncontrolled: Which draws are left to the prior, and whether they are recorded.
     """
 
     def __init__(
         self,
         scripts: ScriptBatch,
-        observations: Mapping[ObservationKey, Tensor] | None,
+        observations: ObservationSet | None,
         addresses: AddressTable,
+        uncontrolled: Uncontrolled | None = None,
     ) -> None:
+        self.uncontrolled = uncontrolled or Uncontrolled()
         self.scripts = scripts
         self.observations = observations
         self.addresses = addresses
         self.params = ParamsInterner()
-        self.asked: set[ObservationKey] = set()
         self._sites: dict[int, Site] = {}
         self._normals: dict[Stream, NDArray[np.float64]] = {}
         source = addresses if scripts.addresses is None else scripts.addresses
@@ -107,12 +114,18 @@ class Session:
             return site
         kind = family(event.distribution.family)
         shape, params = scalar_params(event.distribution)
+        controlled = event.control and not self.uncontrolled.matches(event.address, event.name)
+        params_ids: tuple[int, ...] = ()
         try:
-            params_ids = tuple([self.params.intern(kind, p) for p in params])
+            if controlled or not self.uncontrolled.omitted:
+                params_ids = tuple([self.params.intern(kind, p) for p in params])
+            else:
+                for p in params:
+                    kind.validate_scalar(p)
         except DistributionError as error:
             raise RemoteProtocolError(f"draw at address {event.address!r}: {error}") from error
         address_id = self.addresses.intern(Address(event.address, event.name, kind.name, shape))
-        site = Site(event, address_id, kind, shape, tuple(params), params_ids)
+        site = Site(event, address_id, kind, shape, tuple(params), params_ids, controlled)
         if len(self._sites) >= _KEPT_SITES:
             self._sites.clear()
         self._sites[id(event)] = site

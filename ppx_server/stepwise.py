@@ -57,7 +57,6 @@ class _Seat:
 
         Raises:
             SimulatorError: The simulator reported an error, or what it sent makes no sense.
-            ObservationError: The simulator observes something that was not given.
         """
         event = self.worker.receive()
         player = self.player
@@ -157,7 +156,6 @@ class StepwiseRun:
         """Runs every script; after an error the traces that are under way are still finished.
 
         Raises:
-            ObservationError: The simulator observes something that was not given.
             SimulatorError: Too many traces failed, or no simulator can be started any more.
         """
         watch_at = time.monotonic() + _WATCH_SECONDS
@@ -208,7 +206,7 @@ class StepwiseRun:
             else:
                 seat.player = None
                 seat.worker.expect(math.inf)
-                self._fail(player, seat.worker, failure)
+                self._fail(player, seat.worker, failure, str(failure))
         except SimulatorError as error:
             self._lose(seat, error)
         except PPXError as error:
@@ -245,11 +243,14 @@ class StepwiseRun:
         """Replaces a simulator that crashed, hangs or talks nonsense; its trace is tried again, or has failed."""
         retries = self._retries if retries is None else retries
         player = seat.player
-        self._drop(seat)
+        attempts = 0
         if player is not None:
             attempts = self._attempts[player.slot] = self._attempts.get(player.slot, 0) + 1
-            if attempts > retries:
-                self._fail(player, seat.worker, error)
+        reason = seat.worker.last_words(error) if attempts > retries else ""
+        self._drop(seat)
+        if player is not None:
+            if reason:
+                self._fail(player, seat.worker, error, reason)
             else:
                 self._slots.appendleft(player.slot)
                 if self._guide is not None:
@@ -278,10 +279,10 @@ class StepwiseRun:
         self._poller.register(worker.socket, zmq.POLLIN)
         self._poller.register(worker.disconnections, zmq.POLLIN)
 
-    def _fail(self, player: Player, worker: Worker, error: SimulatorError) -> None:
+    def _fail(self, player: Player, worker: Worker, error: SimulatorError, reason: str) -> None:
         scripts = self._session.scripts
         index = int(scripts.index[player.slot])
         self._recordings[player.slot] = player.recording
-        self._failures[index] = str(error)
-        self._tally.count(1, [worker.locate(error, scripts.seed, index)])
+        self._failures[index] = reason
+        self._tally.count(1, [worker.locate(error, reason, scripts.seed, index)])
         self._error = self._error or self._tally.verdict()

@@ -70,6 +70,13 @@ def _positions(rows: ArrayLike, size: int) -> Ints:
     return np.arange(size)[rows] if rows.dtype == np.bool_ else rows.astype(np.int64)
 
 
+def positions(offsets: Ints) -> Ints:
+    """`(N,)` number of each element within its segment, from 0."""
+    counts = np.diff(offsets)
+    number: Ints = np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], counts)
+    return number
+
+
 def gather(offsets: Ints, rows: ArrayLike) -> tuple[Ints, Ints]:
     """Positions of the elements of chosen segments, and the offsets of the chosen segments after gathering.
 
@@ -180,6 +187,18 @@ class TensorTable:
             self.log_prob[rows],
         )
 
+    def of_rows(self, rows: Ints) -> TensorTable:
+        """The same traces with some of their rows `(R,)` only, in order."""
+        data, data_offsets = gather(self.data_offsets, rows)
+        return TensorTable(
+            np.searchsorted(rows, self.offsets).astype(np.int64),
+            self.address_id[rows],
+            self.instance[rows],
+            self.data[data],
+            data_offsets,
+            self.log_prob[rows],
+        )
+
     @classmethod
     def empty(cls, num_traces: int) -> TensorTable:
         """A table without rows."""
@@ -267,6 +286,8 @@ class TraceBatch:
         log_q: `(N,)`, log density the value was actually drawn with; equals `log_prob` for prior and forced draws, and
             is the same array where there are no others.
         flags: `(N,)` uint8, `DrawFlag`s.
+        ordinal: `(N,)` int64, how many scalar draws the trace made before each; None where all its draws have rows. See
+            `ordinals`.
         observations: Observations with their `log_prob`; they hold a value only where it was drawn.
         tags: Tagged values.
         results: What the simulator returned, at most one row per trace.
@@ -293,14 +314,20 @@ class TraceBatch:
     results: TensorTable
     loops: LoopTable
     failures: Mapping[int, str] = field(default_factory=dict)
+    ordinal: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     @cached_property
     def length(self) -> Ints:
-        """`(K,)` number of draws of each trace."""
+        """`(K,)` number of draws of each trace that have rows."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def ordinals(self) -> Ints:
+        """`(N,)` how many scalar draws the trace made before each: with seed and index they fix its random number."""
+        return positions(self.offsets) if self.ordinal is None else self.ordinal
 
     @cached_property
     def controlled(self) -> NDArray[np.bool_]:
@@ -356,6 +383,7 @@ class TraceBatch:
         rows, offsets = gather(self.offsets, traces)
         columns = {name: getattr(self, name)[rows] for name in _DRAW_COLUMNS if name != "log_q"}
         columns["log_q"] = columns["log_prob"] if self.log_q is self.log_prob else self.log_q[rows]
+        columns["ordinal"] = None if self.ordinal is None else self.ordinal[rows]
         index, status = self.index[traces], self.status[traces]
         failed = set(index[status == _FAILED].tolist()) if self.failures else ()
         return replace(
@@ -370,6 +398,29 @@ class TraceBatch:
             results=self.results.select(traces),
             loops=self.loops.select(traces),
         )
+
+    def of_rows(self, rows: Ints) -> TraceBatch:
+        """The same traces with some of their draws only; the others are no longer known.
+
+        Args:
+            rows: `(R,)` rows of the draws, increasing.
+        """
+        columns = {name: getattr(self, name)[rows] for name in _DRAW_COLUMNS if name != "log_q"}
+        columns["log_q"] = columns["log_prob"] if self.log_q is self.log_prob else self.log_q[rows]
+        offsets = np.searchsorted(rows, self.offsets).astype(np.int64)
+        loops = self.loops
+        if len(loops.begin):
+            trace = np.repeat(np.arange(len(self)), np.diff(loops.offsets))
+            begin, end = (
+                (np.searchsorted(rows, self.offsets[trace] + at) - offsets[trace]).astype(np.int32)
+                for at in (loops.begin, loops.end)
+            )
+            loops = replace(loops, begin=begin, end=end)
+        return replace(self, **columns, offsets=offsets, loops=loops, ordinal=self.ordinals[rows])
+
+    def with_tags(self, rows: Ints) -> TraceBatch:
+        """The same traces with some of their tags only."""
+        return replace(self, tags=self.tags.of_rows(rows))
 
     @classmethod
     def concatenate(cls, batches: Sequence[TraceBatch]) -> TraceBatch:
@@ -396,6 +447,8 @@ class TraceBatch:
         }
         prior = all(b.log_q is b.log_prob for b in batches)
         columns["log_q"] = columns["log_prob"] if prior else np.concatenate([b.log_q for b in batches])
+        if any(b.ordinal is not None for b in batches):
+            columns["ordinal"] = np.concatenate([b.ordinals for b in batches])
         params_id = np.empty(len(columns["value"]), np.int32)
         row = shift = 0
         for b in batches:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from contextlib import suppress
+
 import zmq
 
 from ppx_server.errors import RemoteProtocolError, SimulatorStartError
@@ -14,6 +18,51 @@ _FIRST_RETRY_MS, _LAST_RETRY_MS = 5, 160
 
 _LARGE = 1 << 16
 """From so many bytes on, columns are views of ZeroMQ's memory: to copy them costs more than to use them."""
+
+
+_SOCKETS_EACH = 3
+"""ZeroMQ sockets of a channel: its own, that of `disconnections`, and its other end within ZeroMQ."""
+_FILES_EACH = 6
+"""Files of a channel to a process of ours, open at a time: one each of these sockets, the connection and its output,
+and one while it is set up."""
+_OTHER_FILES = 64
+
+
+def context_for(num_simulators: int) -> zmq.Context[zmq.Socket[bytes]]:
+    """A ZeroMQ context with room for so many channels.
+
+    ZeroMQ ends the whole process, without an error that could be caught, when it runs out of files.
+
+    Raises:
+        SimulatorStartError: More are not possible, in this process or with ZeroMQ.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sockets, most = _SOCKETS_EACH * num_simulators + 1, context.get(zmq.SOCKET_LIMIT)
+    assert isinstance(most, int)
+    if sockets > most:
+        raise SimulatorStartError(
+            f"{num_simulators:,} simulators are too many for one controller: ZeroMQ has {most:,} sockets, and "
+            f"{_SOCKETS_EACH} are needed for each; open fewer, or share them out over several controllers"
+        )
+    files = _num_files() + _FILES_EACH * num_simulators + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and files > soft:
+        possible = hard == resource.RLIM_INFINITY or files <= hard
+        raise SimulatorStartError(
+            f"{num_simulators:,} simulators need {files:,} open files, and this process may have {soft:,}: raise the "
+            f"limit (ulimit -n {files}{'' if possible else f', for which the hard limit of {hard:,} must be raised'}) "
+            "or open fewer"
+        )
+    context.set(zmq.MAX_SOCKETS, max(sockets, context.get(zmq.MAX_SOCKETS)))
+    return context
+
+
+def _num_files() -> int:
+    """How many files this process has open, as far as the system tells."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        with suppress(OSError):
+            return len(os.listdir(folder))
+    return 0
 
 
 class Channel:
@@ -35,7 +84,13 @@ class Channel:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self.address = address
-        self.socket = context.socket(zmq.DEALER)
+        try:
+            self.socket = context.socket(zmq.DEALER)
+        except zmq.ZMQError as error:
+            raise SimulatorStartError(
+                f"there is no socket left for {address!r}: {error}; open fewer simulators, or raise the limit of open "
+                "files (ulimit -n)"
+            ) from error
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.setsockopt(zmq.RECONNECT_IVL, _FIRST_RETRY_MS)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import zmq
 
+from ppx_server.command import Command
 from ppx_server.errors import (
+    ArgumentError,
     LocalProtocolError,
     RemoteProtocolError,
     SimulatorCrashError,
@@ -21,6 +23,7 @@ from ppx_server.interrupts import uninterrupted
 from ppx_server.process import SimulatorProcess
 from ppx_server.protocol import CAPABILITIES, Connection, Event, Handshake, HandshakeResult, Role
 from ppx_server.transport import Channel
+from ppx_server.uncontrolled import EVERYTHING, Uncontrolled
 
 SYSTEM_NAME = "ppx 0.1.0"
 _POLL_MILLISECONDS = 20
@@ -47,24 +50,32 @@ class WorkerConfig:
     """How to reach one simulator: exactly one of `command` and `address`.
 
     Attributes:
-        command: Program and arguments of a process to start; `{address}` is replaced by the endpoint to bind.
+        command: What starts a process, or None.
         address: Endpoint of a simulator that is already running.
         timeout: Seconds a trace may take, or the simulator between two messages of a trace.
         start_timeout: Seconds until the first handshake must be answered.
         memory_limit: Bytes of address space that a process of ours may take, or None.
         capabilities: Extensions of PPX 1.0 to use where the simulator has them too.
+        uncontrolled: Which draws are left to the prior, and whether traces hold them.
     """
 
-    command: tuple[str, ...] = ()
+    command: Command | None = None
     address: str = ""
     timeout: float = 60.0
     start_timeout: float = 30.0
     memory_limit: int | None = None
     capabilities: tuple[str, ...] = CAPABILITIES
+    uncontrolled: Uncontrolled = EVERYTHING
 
     def __post_init__(self) -> None:
-        if bool(self.command) == bool(self.address):
-            raise ValueError("give either a command to start the simulator, or the address of a running one")
+        if (self.command is None) == (not self.address):
+            raise ArgumentError(
+                "give either a command to start the simulator, or the address of a running one"
+            )
+
+    def advice(self, reason: str) -> str:
+        """What to do about the working directory where it may be why traces fail; see `Command.advice`."""
+        return "" if self.command is None else self.command.advice(reason)
 
 
 class Worker:
@@ -81,6 +92,7 @@ class Worker:
         fingerprint: Changes whenever the model does; empty if the simulator does not tell.
         ready: Whether it has been greeted.
         conversation: Number of the conversation, which a greeting begins.
+        closing: Set, by whichever thread, when it is to be closed: `watch` ends what is under way then.
     """
 
     def __init__(self, config: WorkerConfig, context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -89,6 +101,7 @@ class Worker:
         self.fingerprint = ""
         self.ready = False
         self.conversation = 0
+        self.closing = False
         self._context = context
         self._process: SimulatorProcess | None = None
         self._channel: Channel | None = None
@@ -111,7 +124,7 @@ class Worker:
         self.discard()
         self._num_starts += 1
         self._started_at = time.monotonic()
-        if self.config.command:
+        if self.config.command is not None:
             self._process = SimulatorProcess(self.config.command, memory_limit=self.config.memory_limit)
         self._channel = Channel(self._context, self._address)
         self.expect(self.config.start_timeout)
@@ -120,7 +133,8 @@ class Worker:
     def _begin_conversation(self) -> None:
         self._connection = Connection(Role.CONTROLLER)
         self.conversation += 1
-        self.send(Handshake(SYSTEM_NAME, self.config.capabilities))
+        left = self.config.uncontrolled
+        self.send(Handshake(SYSTEM_NAME, self.config.capabilities, left.patterns, left.omitted))
 
     @property
     def connected(self) -> bool:
@@ -130,7 +144,7 @@ class Worker:
     @property
     def may_recover(self) -> bool:
         """Whether to start it at once when it was lost: not if that keeps failing."""
-        started_before = self._greeting is not None and bool(self.config.command)
+        started_before = self._greeting is not None and self.config.command is not None
         return self._num_starts == 0 or (started_before and self._num_starts < _STARTS)
 
     @property
@@ -172,13 +186,13 @@ class Worker:
     def discard(self) -> None:
         """Drops the connection, and kills a process of ours. `start` begins anew."""
         self.ready = False
-        if self._process is not None:
-            self._process.stop(grace=0.0)
-            self._notices = self.notices()
-            self._process = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        process, self._process = self._process, None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+        if process is not None:
+            process.stop(grace=0.0)
+            self._notices = list(dict.fromkeys([*self._notices, *process.notices()]))
 
     # Talking
 
@@ -249,7 +263,12 @@ class Worker:
             SimulatorStartError: It ended, or did not answer in time, before it was ready.
             SimulatorCrashError: The process ended, or the connection was closed.
             SimulatorTimeoutError: The deadline has passed.
+            LocalProtocolError: It is being closed.
         """
+        if self.closing:
+            raise LocalProtocolError(
+                "this simulator was closed while it was executing traces; open a new one"
+            )
         late = time.monotonic() > self._deadline
         # What it has sent comes first, and it may be about to arrive if it was this process that slept.
         if self.socket.poll(_POLL_MILLISECONDS if late else 0):
@@ -257,7 +276,9 @@ class Worker:
         if not self.ready:
             if self._process is not None and self._process.exit_code() is not None:
                 ended = self._process.describe_end()
-                raise SimulatorStartError(f"{self} ended before it answered: {ended}")
+                raise SimulatorStartError(
+                    self._process.last_words(f"{self} ended before it answered: {ended}")
+                )
             if late:
                 raise SimulatorStartError(self._no_answer())
             if self._open_channel.disconnected():  # whoever was greeted is gone, but another may come
@@ -268,7 +289,7 @@ class Worker:
         elif late:
             raise SimulatorTimeoutError(
                 f"{self} sent nothing for {self.config.timeout:g} s; if a trace may take that long, raise "
-                f"`timeout`{self.output()}"
+                f"`timeout` (--timeout){self.output()}"
             )
 
     def lost(self) -> SimulatorCrashError | None:
@@ -287,7 +308,7 @@ class Worker:
 
     def __str__(self) -> str:
         if self.config.command:
-            return f"the simulator {' '.join(self.config.command)!r}"
+            return f"the simulator {str(self.config.command)!r}"
         return f"the simulator at {self.config.address}"
 
     def output(self) -> str:
@@ -299,9 +320,13 @@ class Worker:
         current = [] if self._process is None else self._process.notices()
         return list(dict.fromkeys([*self._notices, *current]))
 
-    def locate(self, error: SimulatorError, seed: int, index: int) -> SimulatorError:
-        """The same error, saying which trace was running."""
-        located = type(error)(str(error), seed=seed, index=index)
+    def last_words(self, error: SimulatorError) -> str:
+        """Why a trace failed that is given up; the working directory of the process is kept, and named."""
+        return self._process.last_words(str(error)) if self._process is not None else str(error)
+
+    def locate(self, error: SimulatorError, reason: str, seed: int, index: int) -> SimulatorError:
+        """The same error with what is known by now, saying which trace was running."""
+        located = type(error)(reason, seed=seed, index=index)
         located.__cause__ = error.__cause__
         return located
 
@@ -319,10 +344,11 @@ class Worker:
         if self._process is None:
             return (
                 f"no simulator answered at {self._address} within {self.config.start_timeout:g} s; "
-                "start it first, or correct the address (host, port, PPX_BIND)"
+                "start it first, or correct the address (host, port, PPX_BIND); if it is still starting, raise "
+                "start_timeout (--start-timeout)"
             )
-        return (
+        return self._process.last_words(
             f"{self} did not answer at {self._address} within {self.config.start_timeout:g} s; it must bind the "
-            "endpoint in the environment variable PPX_BIND (or take it as {address} in the command)"
-            + self.output()
+            "endpoint in the environment variable PPX_BIND (or take it as {address} in the command); if it takes "
+            f"longer to start, raise start_timeout (--start-timeout){self.output()}"
         )

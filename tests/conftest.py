@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ppx_server.address import AddressTable
+from ppx_server.completeness import Completeness
 from ppx_server.errors import ObservationError
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.player import Player
@@ -57,7 +58,7 @@ class InProcess:
 
     def __init__(self, model: Callable[[Ppx], object]) -> None:
         self._model = model
-        self._asked: set[tuple[str, int]] = set()
+        self._observed: set[int] = set()
         self.addresses = AddressTable()
         self.model_name = model.__name__
         self.num_executed = 0
@@ -65,17 +66,13 @@ class InProcess:
     def execute(
         self, scripts: ScriptBatch, observations: Observations | None, guide: Guide | None = None
     ) -> TraceBatch:
-        session = Session(
-            scripts, None if observations is None else ObservationSet.of(observations), self.addresses
-        )
+        given = None if observations is None else ObservationSet.of(observations)
+        session = Session(scripts, given, self.addresses)
         if guide is not None:
             guide.begin(len(scripts), self.addresses)
         failures: dict[int, str] = {}
         recordings = [self._run(session, slot, guide, failures) for slot in range(len(scripts))]
-        self._asked |= session.asked
-        if set(session.observations or ()) - self._asked:
-            raise ObservationError("never asked for")
-        return assemble(
+        traces = assemble(
             recordings,
             addresses=self.addresses,
             params=session.params,
@@ -83,6 +80,13 @@ class InProcess:
             index=scripts.index,
             failures=failures,
         )
+        if given is None:
+            return traces
+        completeness = Completeness(given, self.addresses, self._observed)
+        traces = completeness.judged(traces)
+        if completeness.unseen:
+            raise ObservationError("never asked for")
+        return traces
 
     def _run(self, session: Session, slot: int, guide: Guide | None, failures: dict[int, str]) -> Recording:
         player = Player(session, slot, send_observed=True)

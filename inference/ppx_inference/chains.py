@@ -14,6 +14,7 @@ import numpy as np
 
 from ppx_inference import metropolis
 from ppx_inference.arguments import checked_count, checked_seed, observed_names
+from ppx_inference.keeping import Keeper, Kept
 from ppx_inference.metropolis import Info, Kernel, State
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, Reporter, reporting
@@ -22,6 +23,7 @@ from ppx_server.errors import PPXError
 from ppx_server.executor import Executes
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.trace import Ints, TraceBatch
+from ppx_server.uncontrolled import noise_advice
 
 _FEWEST_CHAINS = 4
 _CHAIN_RULES = ((500, 16), (2000, 64))
@@ -103,7 +105,9 @@ class _History:
     What was proposed is collected as it came, and sorted out once in a while: most of it is not kept.
     """
 
-    def __init__(self, first: TraceBatch) -> None:
+    def __init__(self, first: TraceBatch, keeper: Keeper) -> None:
+        self._keeper = keeper
+        first = keeper.kept(first)
         self._num_chains = len(first)
         self._joined: list[TraceBatch] = []
         self._positions: list[Ints] = []
@@ -119,10 +123,10 @@ class _History:
     def moved(self, info: Info) -> None:
         """Notes where a step has taken the chains."""
         new = len(self._pieces) * self._num_chains + self._chains
-        self._pieces.append(info.proposed)
+        self._pieces.append(self._keeper.kept(info.proposed))
         self._where = np.where(info.accepted, new, self._where)
         if len(self._pieces) == 2:
-            self._most_pieces = min(int(_PIECES_BYTES / max(info.proposed.nbytes, 1)), _PIECES)
+            self._most_pieces = min(int(_PIECES_BYTES / max(self._pieces[-1].nbytes, 1)), _PIECES)
         if len(self._pieces) > self._most_pieces:
             self._join()
 
@@ -161,7 +165,9 @@ class _Run(Generic[KernelT]):
         adapt: Callable[[KernelT, Info], KernelT],
         settings: Callable[[KernelT, Executes], Mapping[str, Any]],
         schedule: Schedule,
+        keeper: Keeper,
     ) -> None:
+        self._keeper, self._noise = keeper, ""
         self._engine, self._simulator, self._observations = engine, simulator, observations
         self._kernel, self._adapt, self._settings = kernel, adapt, settings
         self._schedule = schedule
@@ -190,7 +196,8 @@ class _Run(Generic[KernelT]):
             self._simulator, self._observations, schedule.num_chains, schedule.seed
         )
         self._note_failures(first)
-        self._history, state = _History(first), State.of(first)
+        self._noise = noise_advice(first)
+        self._history, state = _History(first, self._keeper), State.of(first)
         for _ in range(schedule.burn_in_steps):
             state, info = self._step(state)
             self._kernel = self._adapt(self._kernel, info)
@@ -223,7 +230,11 @@ class _Run(Generic[KernelT]):
         assert self._history is not None
         traces = self._history.traces()
         schedule = self._schedule
-        settings = {"burn_in": schedule.burn_in, "thinning": schedule.thinning}
+        settings: dict[str, Any] = {"burn_in": schedule.burn_in, "thinning": schedule.thinning}
+        if not self._keeper.keeps_all:
+            settings["keep"] = self._keeper.said
+        if self._noise:
+            settings["noise"] = self._noise
         provenance = Provenance(
             engine=self._engine,
             seed=schedule.seed,
@@ -250,6 +261,7 @@ def run_chains(
     adapt: Callable[[KernelT, Info], KernelT],
     settings: Callable[[KernelT, Executes], Mapping[str, Any]],
     schedule: Schedule,
+    keep: Kept,
     progress: Progress | None,
 ) -> Posterior:
     """Runs a Metropolis engine.
@@ -262,6 +274,7 @@ def run_chains(
         adapt: How the kernel learns from a step of burn-in; afterwards it is fixed, as detailed balance asks.
         settings: What to note of the final kernel.
         schedule: How long it runs.
+        keep: What to keep of traces.
         progress: Who is told.
 
     Returns:
@@ -269,7 +282,8 @@ def run_chains(
     """
     total = (schedule.burn_in_steps + schedule.steps) * schedule.num_chains
     with reporting(progress, total, engine.replace("_", " ")) as reporter:
-        run = _Run(engine, simulator, ObservationSet.of(observations), kernel, adapt, settings, schedule)
+        given = ObservationSet.of(observations)
+        run = _Run(engine, simulator, given, kernel, adapt, settings, schedule, Keeper(keep))
         posterior = run.run(reporter)
     posterior.warn_if_doubtful()
     return posterior

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ppx_inference.arguments import checked_count, checked_seed
 from ppx_inference.importance import independent_traces
+from ppx_inference.keeping import ALL, Kept
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_server.address import AddressTable
 from ppx_server.executor import Executes
-from ppx_server.observations import Observations
+from ppx_server.observations import Observations, ObservationSet, Partial
 from ppx_server.script import Guide
 
 if TYPE_CHECKING:
@@ -50,41 +51,50 @@ def inference_compilation(
     num_traces: int,
     seed: int = 0,
     speculation: bool = True,
+    partial: Partial = False,
+    keep: Kept = ALL,
     progress: Progress | None = None,
 ) -> Posterior:
     """Samples traces from a trained proposal and weights them by prior x likelihood / proposal.
 
     Args:
         simulator: The simulator the proposal was trained on.
-        observations: Values by name, or by (name, visit).
+        observations: Values by name, or by (name, visit); None or NaN for what was not measured.
+        partial: Names of which not all visits are given; True for all. Of the others, a trace that makes more or fewer
+            visits than were given has weight zero.
         proposal: What `train` returned, or `Proposal.load(path)`.
         num_traces: Executions.
         seed: Seed of the run.
         speculation: Whether the proposal chooses draws ahead of the simulator, which saves messages. The traces and
             their weights are the same with and without, up to rounding.
+        keep: What to keep of traces: `"all"`, `"named"` (draws that have a name, and tags), or names and patterns of
+            draws and tags; weights and results always are. Memory is then that of what is kept.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.
 
     Returns:
         Weighted traces with `log_evidence` and `pareto_k`.
 
     Raises:
-        CheckpointError: The proposal was trained for other observations or another simulator.
-        ObservationError: An observation is missing, never asked for, or of another shape.
+        CheckpointError: The proposal was trained for other observations or another simulator, or something that it
+            needs was not measured.
+        ObservationError: A value is no number, the simulator never observes a name, or in no trace what was given.
         SimulatorError: A simulator failed.
 
     Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
     """
     from ppx_proposals.threads import arithmetic_threads
 
+    given = ObservationSet.of(observations, partial)
     with arithmetic_threads():
         return independent_traces(
             "inference_compilation",
             simulator,
-            observations,
+            given,
             num_traces=num_traces,
             seed=seed,
+            keep=keep,
             progress=progress,
-            guide=proposal.guide(observations, speculation=speculation),
+            guide=proposal.guide(given, speculation=speculation),
             # The guide looks at the addresses seen before a run; a simulator that has run nothing has none yet.
             check=proposal.require_known,
         )

@@ -56,12 +56,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ppx_inference import ruled_out
 from ppx_inference.diagnostics import refuse_undefined
+from ppx_inference.ruled_out import observe_something_else
 from ppx_server.address import AddressTable
+from ppx_server.completeness import Mismatch
 from ppx_server.distributions import FAMILIES, Kind
 from ppx_server.errors import ObservationError
 from ppx_server.executor import Executes
-from ppx_server.observations import Observations
+from ppx_server.observations import Observations, ObservationSet
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Floats, Ids, Ints, Params, Status, TraceBatch, gather
 
@@ -218,24 +221,26 @@ def init(
     Raises:
         ObservationError: The observations have likelihood zero in every prior execution that finished.
     """
+    given = ObservationSet.of(observations)
     found: list[TraceBatch] = []
     failures: dict[int, str] = {}
     num_found = num_executed = 0
     for _ in range(_MAX_ROUNDS):
         index = np.arange(num_executed, num_executed + _CANDIDATES * num_chains)
-        traces = simulator.execute(ScriptBatch.empty(seed, index), observations)
+        traces = simulator.execute(ScriptBatch.empty(seed, index), given)
         num_executed += len(index)
         failures.update(traces.failures)
         possible = np.flatnonzero(Sites.of(traces).log_likelihood > -np.inf)
         if len(possible):
             found.append(compact(traces.select(possible)))
             num_found += len(possible)
-        if num_found >= num_chains:
+        if num_found >= num_chains or (not num_found and observe_something_else(traces, Mismatch.SHAPE)):
             break
     if not num_found:
+        parts = (ruled_out.explain(traces), ruled_out.nearest_miss(simulator, traces, given))
         raise ObservationError(
             f"the observations have likelihood zero in all {num_executed} prior executions, so no chain can start; "
-            "check their values and units, widen the observation noise, or use inference_compilation"
+            + "; ".join(part for part in (*parts, "or use inference_compilation") if part)
         )
     traces = TraceBatch.concatenate(found)
     # The largest of log weight + Gumbel noise are a weighted sample without replacement (Efraimidis and Spirakis 2006).

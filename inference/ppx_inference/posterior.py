@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ppx_inference import diagnostics, quantities
+from ppx_inference import diagnostics, quantities, ruled_out
 from ppx_inference.marginal import Marginal
 from ppx_inference.provenance import Provenance, first_failures
+from ppx_server.completeness import mismatches
 from ppx_server.errors import StoreError
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
@@ -185,9 +186,14 @@ class Posterior:
             found = diagnostics.chain_doubts(each, self._chain_r_hat)
         else:
             found = diagnostics.weight_doubts(self.ess, self.pareto_k)
+            if 0 < self.ess < diagnostics.MIN_ESS and len(mismatches(self.traces)):
+                found.append(ruled_out.explain(self.traces))
+        if found and (noise := self.provenance.settings.get("noise")):
+            found.append(noise)
         if self.num_failed:
             p = self.provenance
             found.append(diagnostics.failure_doubt(p.num_failed, p.num_executions, p.failures, seed=p.seed))
+        found += self.provenance.remarks
         if self.provenance.interrupted:
             found.append(f"the run was interrupted: these are the {len(self)} traces it had finished")
         return tuple(found)
@@ -248,6 +254,9 @@ class Posterior:
     def predictive(self, simulator: Executes, num_traces: int, seed: int) -> TraceBatch:
         """Executions with draws from the posterior and new observations (the posterior predictive).
 
+        Draws that traces do not hold, since they are left to the prior, are drawn anew; `Simulator(...,
+        keep_uncontrolled=True)` keeps those of the posterior.
+
         Args:
             simulator: The simulator that the traces come from.
             num_traces: How many.
@@ -256,7 +265,14 @@ class Posterior:
         Returns:
             Traces whose `observations` hold the drawn values. To read them by name:
             `Posterior.of_traces(traces)["y"]`.
+
+        Raises:
+            ValueError: The posterior was made with `keep=`, and does not hold whole traces.
         """
+        if (keep := self.provenance.settings.get("keep", "all")) != "all":
+            raise ValueError(
+                f"these traces hold no more than keep={keep!r}, so they cannot be executed again; infer with keep='all'"
+            )
         drawn = self.resample(num_traces, seed).traces
         batches = []
         for start in range(0, num_traces, _PREDICTIVE_CHUNK):

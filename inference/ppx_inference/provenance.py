@@ -34,6 +34,7 @@ class Provenance:
         acceptance_rate: Share of proposals accepted after burn-in; None for independent traces.
         interrupted: The run was stopped before it had all its traces.
         settings: What else the engine was told or found, such as adapted step sizes.
+        remarks: What else the engine has to say of the result, such as by how much all traces miss an observation.
         inherited: `ess`, `pareto_k` and `log_evidence` of the posterior that this one was resampled from.
     """
 
@@ -49,13 +50,15 @@ class Provenance:
     acceptance_rate: float | None = None
     interrupted: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     inherited: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any]) -> Provenance:
         """The inverse of `dataclasses.asdict` through JSON; unknown entries are left out."""
         known = {f.name: entries[f.name] for f in fields(cls) if f.name in entries}
-        known["observations"] = tuple(known.get("observations", ()))
+        for name in ("observations", "remarks"):
+            known[name] = tuple(known.get(name, ()))
         # The keys of JSON objects are strings.
         known["failures"] = {int(index): reason for index, reason in known.get("failures", {}).items()}
         return cls(**known)

@@ -115,8 +115,13 @@ def _sources(traces: TraceBatch) -> tuple[_Source, _Source, _Source]:
     return (
         _Source(traces.address_id, read_draws),
         _Source(traces.tags.address_id, _tensor_reader(traces, traces.tags)),
-        _Source(traces.observations.address_id, _tensor_reader(traces, traces.observations)),
+        _Source(_drawn(traces.observations), _tensor_reader(traces, traces.observations)),
     )
+
+
+def _drawn(table: TensorTable) -> NDArray[np.int32]:
+    """Addresses of rows that hold a value: an observation was drawn, or some of its elements were."""
+    return table.address_id[np.diff(table.data_offsets) > 0]
 
 
 def _tensor_reader(traces: TraceBatch, table: TensorTable) -> Callable[[int, int], tuple[Floats, Ints]]:
@@ -175,6 +180,11 @@ def _unknown(traces: TraceBatch, name: str, instance: int) -> str:
     observed = {traces.addresses[i] for i in _used(traces.observations.address_id)}
     if any(name in (a.name, a.address) for a in observed):
         return f"{name!r} is an observation that was given, so traces hold no value of it; see posterior.predictive"
+    if any(a.family and name in (a.name, a.address) for a in traces.addresses):
+        return (
+            f"traces hold no draw {name!r}: it is left to the prior (control=False, or uncontrolled=...), or was not "
+            "asked for (keep=...); Simulator(..., keep_uncontrolled=True) keeps such draws"
+        )
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     listed = ", ".join(map(repr, near or known[:8]))
     return (

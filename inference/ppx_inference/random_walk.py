@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_inference.chains import Schedule, run_chains
+from ppx_inference.keeping import ALL, Kept
 from ppx_inference.metropolis import Bools, Info, Move
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress
 from ppx_server.executor import Executes
-from ppx_server.observations import Observations
+from ppx_server.observations import Observations, ObservationSet, Partial
 from ppx_server.trace import Floats, Ids
 
 RESAMPLE_PROBABILITY = 0.1
@@ -100,6 +101,8 @@ def random_walk_mh(
     num_chains: int | None = None,
     burn_in: int | None = None,
     thinning: int = 1,
+    partial: Partial = False,
+    keep: Kept = ALL,
     step_size: float | None = None,
     progress: Progress | None = None,
 ) -> Posterior:
@@ -109,7 +112,9 @@ def random_walk_mh(
 
     Args:
         simulator: The simulator.
-        observations: Values by name, or by (name, visit).
+        observations: Values by name, or by (name, visit); None or NaN for what was not measured.
+        partial: Names of which not all visits are given; True for all. Of the others, a trace that makes more or fewer
+            visits than were given has weight zero.
         num_traces: Executions after burn-in, over all chains; rounded up to a multiple of `num_chains`.
         seed: Seed of the run.
         num_chains: Chains, which move in lock step; by default one per 500 traces, at least 4 and at most 16, and in
@@ -117,6 +122,8 @@ def random_walk_mh(
         burn_in: Executions before the first that counts, over all chains; by default a fifth of `num_traces`. Finding
             the first states takes some more.
         thinning: Keep every so-manyth state of each chain.
+        keep: What to keep of traces: `"all"`, `"named"` (draws that have a name, and tags), or names and patterns of
+            draws and tags; weights and results always are. Memory is then that of what is kept.
         step_size: Size of a step in standard coordinates, in (0, 1], for all draws; by default every address's is
             learnt during burn-in.
         progress: Who is told how far it is; None for a bar if stderr is a terminal.
@@ -125,7 +132,8 @@ def random_walk_mh(
         `num_traces / thinning` equally weighted traces, one chain after the other.
 
     Raises:
-        ObservationError: An observation is missing or never asked for, or no prior execution can explain them.
+        ObservationError: A value is no number, the simulator never observes a name, or no prior execution can explain
+            what was given.
         SimulatorError: A simulator failed.
 
     Whichever is raised in mid-run, `error.partial` is the posterior of what had finished, or None.
@@ -136,11 +144,12 @@ def random_walk_mh(
     return run_chains(
         "random_walk_mh",
         simulator,
-        observations,
+        ObservationSet.of(observations, partial),
         kernel=RandomWalk(FIRST_STEP if step_size is None else step_size),
         adapt=RandomWalk.adapted if step_size is None else _unchanged,
         settings=_settings,
         schedule=Schedule.of(num_traces, seed, num_chains, burn_in, thinning),
+        keep=keep,
         progress=progress,
     )
 

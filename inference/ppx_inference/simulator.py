@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import shlex
+import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 
+from ppx_inference.arguments import checked_count, checked_seconds, checked_seed
 from ppx_server.address import AddressTable
+from ppx_server.command import Command, Words
+from ppx_server.errors import ArgumentError
 from ppx_server.executor import Executor, FailurePolicy
 from ppx_server.observations import Observations
 from ppx_server.protocol import CAPABILITIES
 from ppx_server.script import Guide, ScriptBatch
 from ppx_server.trace import TraceBatch
+from ppx_server.uncontrolled import Uncontrolled
 from ppx_server.worker import WorkerConfig
+
+_START_SECONDS = 30.0
 
 
 class Simulator:
@@ -28,19 +35,32 @@ class Simulator:
         with Simulator(["./tau_decay"], num_workers=2) as sim:
             traces = sim.prior(1000, seed=1)
 
+    Each process runs in an empty directory of its own, so that no file of fixed name carries numbers from one to
+    another. The program, and words of the command that name files, are looked for where the controller is. Threads may
+    share a simulator: they wait for each other. A forked process must open its own.
+
     Args:
-        command: Program and arguments, or one string that is split as a shell would. The process finds the endpoint
-            to serve at in the environment variable `PPX_BIND`; `{address}` in the command is replaced by it too.
+        command: Program and arguments, the path of a program, or one string that is split as a shell would. The
+            process finds the endpoint to serve at in the environment variable `PPX_BIND`; `{address}` in the command is
+            replaced by it too.
         address: Endpoint of a running simulator, such as `tcp://host:5555`, or several.
         num_workers: How many processes to start. A simulator that speaks PPX 1.0 mostly waits for messages, so more
             processes than cores pay: on two cores four run 1.6 times as many traces as two.
         timeout: Seconds a trace may take (in a PPX 1.0 simulator: the time between two messages) before the simulator
             counts as hung.
-        start_timeout: Seconds until a simulator must have answered the first message.
+        start_timeout: Seconds until a simulator must have answered the first message; None for 30, or for a command
+            `timeout` if that is longer.
+        cwd: Folder that holds what the program reads by relative paths. Every process finds its files in its own
+            directory: folders made anew, files copied, those of more than 1 MiB linked; hidden folders are left out.
         memory_limit: Bytes of address space that each process may take; None for no limit. Beyond it the allocations
             of the simulator fail, and not those of the computer.
         policy: What happens to traces that cannot be computed. By default one that a simulator died of is tried once
             more; the run goes on without those that fail, unless they are more than a tenth.
+        uncontrolled: Draws that are left to the prior, although the model lets inference choose them: patterns, one of
+            which the draw's name or its whole address matches. `*` is any text, `?` a character, `[abc]` one of a set.
+            What a program draws thousands of times, and nobody asks for, should not be inferred.
+        keep_uncontrolled: Whether traces hold draws that are left to the prior, by the model or by `uncontrolled`. They
+            take no memory and no messages otherwise; a trace has them again when it is executed again.
         batches: False to exchange a message per draw, as in PPX 1.0, also with simulators that can execute batches;
             rejection loops are not marked then, which would cost two more.
 
@@ -49,38 +69,47 @@ class Simulator:
 
     Raises:
         SimulatorStartError: A simulator did not start or answer; none is left running.
-        ValueError: Neither or both of command and address, or no worker.
+        ArgumentError: An argument is of the wrong kind or out of its range; neither or both of command and address.
     """
 
     def __init__(
         self,
-        command: str | Sequence[str] | None = None,
+        command: Words | None = None,
         *,
         address: str | Sequence[str] | None = None,
         num_workers: int = 4,
         timeout: float = 60.0,
-        start_timeout: float = 30.0,
+        start_timeout: float | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         memory_limit: int | None = None,
         policy: FailurePolicy | None = None,
+        uncontrolled: Sequence[str] = (),
+        keep_uncontrolled: bool = False,
         batches: bool = True,
     ) -> None:
         if (command is None) == (address is None):
-            raise ValueError("give either a command to start the simulator, or the address of a running one")
-        if num_workers < 1:
-            raise ValueError(f"num_workers is {num_workers}; at least one simulator is needed")
+            raise ArgumentError(
+                "give either a command to start the simulator, or the address of a running one"
+            )
+        timeout = checked_seconds("timeout", timeout)
+        patterns = uncontrolled if isinstance(uncontrolled, str) else tuple(uncontrolled)
         configure = partial(
             WorkerConfig,
+            uncontrolled=Uncontrolled(patterns, omitted=not keep_uncontrolled),  # type: ignore[arg-type]
             timeout=timeout,
-            start_timeout=start_timeout,
-            memory_limit=memory_limit,
+            start_timeout=start_seconds(start_timeout, timeout if command is not None else 0.0),
+            memory_limit=None if memory_limit is None else checked_count("memory_limit", memory_limit),
             capabilities=tuple(c for c in CAPABILITIES if batches or c not in ("batch", "rejection")),
         )
         if command is not None:
-            words = tuple(shlex.split(command) if isinstance(command, str) else map(str, command))
-            configs = [configure(command=words)] * num_workers
+            num_workers = checked_count("num_workers", num_workers)
+            configs = [configure(command=Command.of(command, cwd))] * num_workers
         else:
-            assert address is not None
-            configs = [configure(address=a) for a in ([address] if isinstance(address, str) else address)]
+            if cwd is not None:
+                raise ArgumentError(
+                    "cwd is for processes that are started; a running simulator has its own directory"
+                )
+            configs = [configure(address=a) for a in _addresses(address)]
         self.num_workers = len(configs)
         self._executor = Executor(configs, policy)
 
@@ -128,13 +157,21 @@ class Simulator:
         Returns:
             A batch of `num_traces` traces; those that failed have status FAILED.
         """
-        if num_traces < 1:
-            raise ValueError(f"num_traces is {num_traces}; at least one trace is needed")
+        num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
         return self.execute(ScriptBatch.empty(seed, np.arange(num_traces)), observations)
 
     def close(self) -> None:
-        """Stops the processes and closes the connections; safe to call twice."""
+        """Stops the processes and closes the connections; safe to call twice, and from any thread.
+
+        What another thread executes ends with an error. In a process that was forked off this one it does nothing.
+        """
         self._executor.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise ArgumentError(
+            "a simulator cannot be sent to another process: its processes and connections belong to this one; open "
+            "one there"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -143,3 +180,32 @@ class Simulator:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.close()
+
+
+def start_seconds(start_timeout: float | None, timeout: float) -> float:
+    """Seconds until a simulator must have answered the first message, given or by default."""
+    if start_timeout is None:
+        return max(_START_SECONDS, timeout)
+    return checked_seconds("start_timeout", start_timeout)
+
+
+def _addresses(address: object) -> list[str]:
+    """The addresses, each once.
+
+    Raises:
+        ArgumentError: One is no text, or given twice.
+    """
+    given = [address] if isinstance(address, str) else address
+    if not isinstance(given, Sequence) or not all(isinstance(a, str) and a for a in given):
+        raise ArgumentError(
+            f"an address is text such as 'tcp://host:5555', or a list of such texts, not {address!r}"
+        )
+    if not given:
+        raise ArgumentError("the list of addresses is empty; give that of at least one running simulator")
+    twice = [a for a, count in Counter(given).items() if count > 1]
+    if twice:
+        raise ArgumentError(
+            f"the address {twice[0]!r} is given twice; one simulator executes no more at two connections than at one, "
+            "so give each once"
+        )
+    return list(given)

@@ -19,22 +19,21 @@ def draws_table(posterior: Posterior) -> pa.Table:
     """All draws of all traces that did not fail.
 
     Returns:
-        Columns `trace` (position in the posterior), `index` (trace index of the run), `ordinal` (position in the
-        trace), `address`, `name`, `family`, `instance`, `element` (in an array draw, C order), `value`, `z`,
+        Columns `trace` (position in the posterior), `index` (trace index of the run), `ordinal` (draws that the trace
+        made before), `address`, `name`, `family`, `instance`, `element` (in an array draw, C order), `value`, `z`,
         `log_prob`, `log_q`, `controlled`, and the trace's `log_weight`.
     """
     finished = np.flatnonzero(posterior.traces.status == Status.OK)
     traces = posterior.traces
     if len(finished) < len(traces):
         traces = traces.select(finished)
-    rows = np.arange(len(traces.value))
     selected = np.repeat(np.arange(len(traces)), traces.length)
-    trace, ordinal = finished[selected], rows - traces.offsets[selected]
+    trace = finished[selected]
     entries = list(traces.addresses)
     columns = {
         "trace": trace,
         "index": traces.index[selected],
-        "ordinal": ordinal,
+        "ordinal": traces.ordinals,
         "address": _dictionary(traces.address_id, [a.address for a in entries]),
         "name": _dictionary(traces.address_id, [a.name for a in entries]),
         "family": _dictionary(traces.address_id, [a.family for a in entries]),

@@ -88,7 +88,7 @@ def run_batch(data: Buffer, table: int) -> RunBatch:
 
 def batch_result(data: Buffer, table: int) -> BatchResult:
     """Reads a BatchResult."""
-    found = entries(data, table, 20)
+    found = entries(data, table, 21)
     statuses = column(data, table, found[2], "|u1")
     none = _no_segments(len(statuses))
     event = BatchResult(
@@ -112,6 +112,7 @@ def batch_result(data: Buffer, table: int) -> BatchResult:
         _failures(data, table, found[17]) if found[17] else (),
         integer(data, table, found[18]),
         _addresses(data, table, found[19]) if found[19] else (),
+        column(data, table, found[20], "<u8"),
     )
     check_batch_result(event)
     return event
@@ -185,11 +186,13 @@ def _addresses(data: Buffer, table: int, entry: int) -> tuple[WireAddress, ...]:
 def _observations(data: Buffer, table: int, entry: int) -> tuple[Observation, ...]:
     room, found = Room(len(data), "observations"), []
     for place in tables(data, table, entry, "observations"):
-        name, visit, given = entries(data, place, 3)
+        name, visit, given, missing = entries(data, place, 4)
         label = string(data, place, name, "the name of an observation")
         tensor = value(data, place, given, f"the observation {quote(label)}")
-        found.append(Observation(label, integer(data, place, visit), tensor))
-        room.take(_ENTRY_BYTES + len(label) + 8 * np.size(tensor) + 4 * np.ndim(tensor))
+        mask = column(data, place, missing, "|u1") if missing else None
+        found.append(Observation(label, integer(data, place, visit), tensor, mask))
+        masked = 0 if mask is None else len(mask)
+        room.take(_ENTRY_BYTES + len(label) + 8 * np.size(tensor) + 4 * np.ndim(tensor) + masked)
     return tuple(found)
 
 

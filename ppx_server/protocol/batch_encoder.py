@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.errors import LocalProtocolError
-from ppx_server.protocol.capabilities import check_family
+from ppx_server.protocol.capabilities import check_family, check_missing
 from ppx_server.protocol.columns import ColumnsError, check_batch_result, check_run_batch
 from ppx_server.protocol.events import (
     BatchResult,
@@ -21,7 +21,18 @@ from ppx_server.protocol.events import (
     TensorColumns,
     WireAddress,
 )
-from ppx_server.protocol.layout import Integers, Table, Tables, TensorOf, Word, doubles, head, vectors
+from ppx_server.protocol.layout import (
+    Field,
+    Integers,
+    Octets,
+    Table,
+    Tables,
+    TensorOf,
+    Word,
+    doubles,
+    head,
+    vectors,
+)
 from ppx_server.protocol.skeleton import TABLES, Fields, Filling, Skeleton
 from ppx_server.protocol.wire import FAMILY_CODES, MESSAGE_CODES
 
@@ -45,31 +56,31 @@ _RUN_BATCH = Skeleton(
         TABLES,  # observations
     ),
 )
-_BATCH_RESULT = Skeleton(
-    MESSAGE_CODES[BatchResult],
-    (
-        "ulong",  # batch
-        "double",  # seconds
-        "[ubyte]",  # status
-        "[int]",  # offsets
-        "[int]",  # address
-        "[int]",  # instance
-        "[int]",  # params
-        "[double]",  # value
-        "[double]",  # z
-        "[double]",  # log_prob
-        "[ubyte]",  # flags
-        "[int]",  # params_offsets
-        "[double]",  # params_data
-        _TENSOR_COLUMNS,  # observations
-        _TENSOR_COLUMNS,  # tags
-        _TENSOR_COLUMNS,  # results
-        _LOOP_COLUMNS,  # loops
-        TABLES,  # failures
-        "int",  # first_address
-        TABLES,  # addresses
-    ),
+_BATCH_RESULT_FIELDS: Fields = (
+    "ulong",  # batch
+    "double",  # seconds
+    "[ubyte]",  # status
+    "[int]",  # offsets
+    "[int]",  # address
+    "[int]",  # instance
+    "[int]",  # params
+    "[double]",  # value
+    "[double]",  # z
+    "[double]",  # log_prob
+    "[ubyte]",  # flags
+    "[int]",  # params_offsets
+    "[double]",  # params_data
+    _TENSOR_COLUMNS,  # observations
+    _TENSOR_COLUMNS,  # tags
+    _TENSOR_COLUMNS,  # results
+    _LOOP_COLUMNS,  # loops
+    TABLES,  # failures
+    "int",  # first_address
+    TABLES,  # addresses
+    "[ulong]",  # ordinal
 )
+_BATCH_RESULT = Skeleton(MESSAGE_CODES[BatchResult], _BATCH_RESULT_FIELDS)
+_ALL_HAVE_ROWS = Skeleton(MESSAGE_CODES[BatchResult], _BATCH_RESULT_FIELDS[:-1])
 _BYTES, _INTS, _LONGS, _DOUBLES = map(np.dtype, ("|u1", "<i4", "<u8", "<f8"))
 
 
@@ -118,7 +129,7 @@ def run_batch(event: RunBatch, peer_capabilities: Collection[str]) -> bytes:
             first,
             _addresses(addresses, peer_capabilities),
             number,
-            None if observations is None else _observations(observations),
+            None if observations is None else _observations(observations, peer_capabilities),
         ],
     )
 
@@ -140,6 +151,7 @@ def batch_result(event: BatchResult, peer_capabilities: Collection[str]) -> byte
         observations=_tensor_columns(event.observations, "observations"),
         tags=_tensor_columns(event.tags, "tags"),
         results=_tensor_columns(event.results, "results"),
+        ordinal=_column(event.ordinal, _LONGS, "ordinal"),
         loops=LoopColumns(*(_column(c, _INTS, f"loops.{n}") for n, c in event.loops._asdict().items())),
     )
     try:
@@ -147,8 +159,9 @@ def batch_result(event: BatchResult, peer_capabilities: Collection[str]) -> byte
     except ColumnsError as error:
         raise LocalProtocolError(f"a BatchResult cannot be sent: {error}") from error
     rows = len(event.address)
+    left_out = len(event.ordinal) > 0
     return _fill(
-        _BATCH_RESULT,
+        _BATCH_RESULT if left_out else _ALL_HAVE_ROWS,
         "BatchResult",
         [
             event.batch,
@@ -172,6 +185,7 @@ def batch_result(event: BatchResult, peer_capabilities: Collection[str]) -> byte
             _failures(event.failures),
             event.first_address,
             _addresses(event.addresses, peer_capabilities),
+            *([event.ordinal] if left_out else []),
         ],
     )
 
@@ -242,12 +256,15 @@ def _addresses(addresses: Sequence[WireAddress], peer_capabilities: Collection[s
     return head(Tables(tuple(rows)))
 
 
-def _observations(observations: Sequence[Observation]) -> bytes:
-    arrays = [doubles(value, f"the observation {name!r}") for name, _, value in observations]
-    rows = [
-        Table((name, Word(visit), TensorOf(array.shape)))
-        for (name, visit, _), array in zip(observations, arrays, strict=True)
-    ]
+def _observations(observations: Sequence[Observation], peer_capabilities: Collection[str]) -> bytes:
+    arrays, rows = [], []
+    for name, visit, value, missing in observations:
+        arrays.append(doubles(value, f"the observation {name!r}"))
+        fields: tuple[Field, ...] = (name, Word(visit), TensorOf(arrays[-1].shape))
+        if missing is not None:
+            check_missing(name, peer_capabilities)
+            fields += (Octets(_column(missing, _BYTES, "missing").tobytes()),)
+        rows.append(Table(fields))
     return b"".join([head(Tables(tuple(rows))), *vectors(arrays)])
 
 

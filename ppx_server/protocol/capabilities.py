@@ -48,3 +48,16 @@ def check_family(family: str, address: str, peer_capabilities: Collection[str]) 
             f"the capability {needed!r}, as PPX 1.0 systems do not; use a family of PPX 1.0 here, or a controller "
             "that has it"
         )
+
+
+def check_missing(name: str, peer_capabilities: Collection[str]) -> None:
+    """Refuses to say of an observation that something was not measured where the peer does not know that.
+
+    Raises:
+        LocalProtocolError: The peer has not announced the capability.
+    """
+    if "missing" not in peer_capabilities:
+        raise LocalProtocolError(
+            f"the peer does not understand that something of the observation {name!r} was not measured: it has not "
+            "announced the capability 'missing'; drive it draw by draw, by Run"
+        )

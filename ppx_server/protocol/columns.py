@@ -18,6 +18,7 @@ from ppx_server.protocol.events import (
     Failure,
     Ids,
     LoopColumns,
+    Observation,
     RunBatch,
     TensorColumns,
     WireAddress,
@@ -28,6 +29,8 @@ _FAILED = 1
 _STATUSES = 3
 _FLAGS = 1 | 2 | 8
 _IDS = 2**31
+_DRAWS = 2**33
+"""Random numbers of a stream, and so draws of a trace."""
 
 
 class ColumnsError(ValueError):
@@ -47,10 +50,10 @@ def check_run_batch(event: RunBatch) -> None:
     if event.observations:
         if event.observations_id == 0:
             raise ColumnsError("observations have the number 0, which stands for none")
-        if len({(name, visit) for name, visit, _ in event.observations}) < len(event.observations):
+        if len({(o.name, o.visit) for o in event.observations}) < len(event.observations):
             raise ColumnsError("observations give a (name, visit) twice")
-        if min(observation.visit for observation in event.observations) < 0:
-            raise ColumnsError("observations have a negative visit")
+        for observation in event.observations:
+            _check_observation(observation)
 
 
 def check_batch_result(event: BatchResult) -> None:
@@ -82,8 +85,22 @@ def check_batch_result(event: BatchResult) -> None:
     if len(event.results.address) and np.count_nonzero(ends[1:] - ends[:-1] > 1):
         raise ColumnsError("results have more than one row for a trace")
     _check_loops(event.loops, event.offsets)
+    if len(event.ordinal):
+        _check_ordinals(event.ordinal, event.offsets)
     _check_failures(event.failures, event.status)
     _check_addresses(event.first_address, event.addresses)
+
+
+def _check_observation(observation: Observation) -> None:
+    _, visit, value, missing = observation
+    size = np.size(value)
+    if missing is not None:
+        if len(missing) != max(size, 1):
+            raise ColumnsError(f"missing has {len(missing)} elements for an observation of {size}")
+        if np.maximum.reduce(missing) > 1 or not (size or missing[0]):
+            raise ColumnsError("missing has something else than 0 and 1, or 0 for nothing")
+    if visit < (-1 if missing is not None and size == 0 else 0):
+        raise ColumnsError("observations have a negative visit")
 
 
 def _check_length(column: NDArray[np.generic], rows: int, what: str) -> None:
@@ -132,6 +149,15 @@ def _check_loops(loops: LoopColumns, offsets: Ids) -> None:
         raise ColumnsError("a rejection loop lies outside its trace")
     if ((loops.begin[1:] < loops.begin[:-1]) & (trace[1:] == trace[:-1])).any():
         raise ColumnsError("rejection loops are not in the order in which they began")
+
+
+def _check_ordinals(ordinal: NDArray[np.uint64], offsets: Ids) -> None:
+    _check_length(ordinal, int(offsets[-1]), "ordinal")
+    grows = ordinal[1:] > ordinal[:-1]
+    starts = offsets[1:-1]
+    grows[starts[(starts > 0) & (starts < len(ordinal))] - 1] = True
+    if not grows.all() or np.maximum.reduce(ordinal) > _DRAWS:
+        raise ColumnsError(f"column ordinal does not increase within each trace, or is beyond {_DRAWS}")
 
 
 def _check_failures(failures: Sequence[Failure], status: Bytes) -> None:

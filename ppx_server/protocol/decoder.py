@@ -130,10 +130,12 @@ def _check_shapes(family: str, params: list[Tensor], address: str) -> None:
 
 
 def _handshake(data: Buffer, table: int) -> Handshake:
-    system_name, capabilities = entries(data, table, 2)
+    system_name, capabilities, uncontrolled, omit = entries(data, table, 4)
     return Handshake(
         string(data, table, system_name, "system_name"),
         strings(data, table, capabilities, "capabilities"),
+        strings(data, table, uncontrolled, "uncontrolled"),
+        bool(omit and data[table + omit]),
     )
 
 

@@ -166,22 +166,26 @@ def _error(event: Error, peer_capabilities: Collection[str]) -> bytes:
 
 
 def _handshake(event: Handshake, peer_capabilities: Collection[str]) -> bytes:
-    return _message(Handshake, event.system_name, _capabilities(event.capabilities))
+    system_name, capabilities, uncontrolled, omit = event
+    fields: list[Field] = [system_name, _strings(capabilities)]
+    if uncontrolled or omit:
+        fields += [_strings(uncontrolled), int(omit)]
+    return _message(Handshake, *fields)
 
 
 def _handshake_result(event: HandshakeResult, peer_capabilities: Collection[str]) -> bytes:
     system_name, model_name, capabilities, fingerprint = event
     # to PPX 1.0 controllers it would mean nothing
     known = fingerprint if fingerprint and peer_capabilities else None
-    return _message(HandshakeResult, system_name, model_name, _capabilities(capabilities), known)
+    return _message(HandshakeResult, system_name, model_name, _strings(capabilities), known)
 
 
 def _rejection(event: Rejection, peer_capabilities: Collection[str]) -> bytes:
     return _message(Rejection, event.address, event.name, int(event.begin))
 
 
-def _capabilities(capabilities: tuple[str, ...]) -> Strings | None:
-    return Strings(tuple(capabilities)) if capabilities else None
+def _strings(values: tuple[str, ...]) -> Strings | None:
+    return Strings(tuple(values)) if values else None
 
 
 def _constant(kind: type[Event]) -> Callable[[Any, Collection[str]], bytes]:

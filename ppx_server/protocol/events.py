@@ -18,7 +18,16 @@ Floats = NDArray[np.float64]
 Ids = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
-CAPABILITIES = ("error", "observed_value", "truncated_normal", "batch", "rejection", "shutdown")
+CAPABILITIES = (
+    "error",
+    "observed_value",
+    "truncated_normal",
+    "batch",
+    "rejection",
+    "shutdown",
+    "missing",
+    "uncontrolled",
+)
 """The extensions of PPX 1.0 that this package speaks; see schema/ppx.fbs."""
 
 
@@ -35,10 +44,17 @@ class WireDistribution(NamedTuple):
 
 
 class Handshake(NamedTuple):
-    """Controller: begin, or begin again."""
+    """Controller: begin, or begin again.
+
+    Draws of batches whose name or address matches a pattern in `uncontrolled` are not controlled, and with
+    `omit_uncontrolled` draws that are not controlled have no rows: both as far as the simulator has the extension
+    ("uncontrolled").
+    """
 
     system_name: str
     capabilities: tuple[str, ...] = ()
+    uncontrolled: tuple[str, ...] = ()
+    omit_uncontrolled: bool = False
 
 
 class HandshakeResult(NamedTuple):
@@ -149,11 +165,16 @@ class WireAddress(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A value to condition on, by name (or full address) and number of the visit."""
+    """A value to condition on, by name (or full address) and number of the visit.
+
+    `missing`, an extension ("missing"), has 1 for each element that was not measured; None if all were. Of an empty
+    value it is one 1: nothing was measured in this visit, or with visit -1 in those that no other entry gives.
+    """
 
     name: str
     visit: int
     value: Tensor
+    missing: Bytes | None = None
 
 
 class RunBatch(NamedTuple):
@@ -161,8 +182,9 @@ class RunBatch(NamedTuple):
 
     C forced choices. Fields as in schema/ppx.fbs; `offsets` has K + 1 elements also where no choice is forced.
     `observations` is None for "the set last sent". What has been checked: lengths agree, offsets begin at 0, do not
-    decrease and end at C, address numbers and visits are not negative, no observation is given twice. Whether address
-    numbers and sets of observations have been defined is for the reader of the whole conversation to check.
+    decrease and end at C, address numbers and visits are not negative, no observation is given twice, and what is
+    missing fits its value. Whether address numbers and sets of observations have been defined is for the reader of the
+    whole conversation to check.
     """
 
     batch: int
@@ -221,12 +243,13 @@ class BatchResult(NamedTuple):
     """Simulator: what the K executions did. An extension ("batch").
 
     N draws, P parameter vectors. Fields as in schema/ppx.fbs; all offsets have their full length also where their
-    column is empty. Arrays are read-only views of the message. What has been checked: lengths agree, offsets begin at
-    0, do not decrease and end at the length of their column, `params` refers to vectors that exist, loops lie within
-    their traces in the order in which they began, statuses, flags and failure kinds are known, the failures are those
-    of the failed traces, one for each, no trace has two results, `seconds` is finite, address numbers and visits are
-    not negative. Whether address numbers have been defined, and whether the rows of a draw and the data of a tensor fit
-    the shapes of their addresses, is for the reader of the whole conversation to check.
+    column is empty; `ordinal` is empty where all draws have rows. Arrays are read-only views of the message. What has
+    been checked: lengths agree, offsets begin at 0, do not decrease and end at the length of their column, `params`
+    refers to vectors that exist, loops lie within their traces in the order in which they began, ordinals increase
+    within a trace, statuses, flags and failure kinds are known, the failures are those of the failed traces, one for
+    each, no trace has two results, `seconds` is finite, address numbers and visits are not negative. Whether address
+    numbers have been defined, and whether the rows of a draw and the data of a tensor fit the shapes of their
+    addresses, is for the reader of the whole conversation to check.
     """
 
     batch: int
@@ -249,6 +272,7 @@ class BatchResult(NamedTuple):
     failures: tuple[Failure, ...] = ()
     first_address: int = 0
     addresses: tuple[WireAddress, ...] = ()
+    ordinal: NDArray[np.uint64] = np.empty(0, np.uint64)
 
 
 Event = (

@@ -59,11 +59,17 @@ class Integers(NamedTuple):
     values: Shape
 
 
+class Octets(NamedTuple):
+    """A vector of bytes."""
+
+    values: bytes
+
+
 class _Doubles(NamedTuple):
     size: int
 
 
-Field = None | int | str | Table | Tables | Word | TensorOf | Strings | Integers | _Doubles
+Field = None | int | str | Table | Tables | Word | TensorOf | Strings | Integers | Octets | _Doubles
 
 _SCALARS = tuple(Struct("<" + "xxxxId" * n).pack for n in range(6))
 
@@ -162,6 +168,10 @@ class _Head:
         elif isinstance(target, Integers):
             position = len(self._buffer)
             self._buffer += pack(f"<I{len(target.values)}i", len(target.values), *target.values)
+        elif isinstance(target, Octets):
+            position = len(self._buffer)
+            self._buffer += pack("<I", len(target.values)) + target.values
+            self._align(4)
         else:
             assert isinstance(target, Table | TensorOf)
             position = self._table(target.fields if isinstance(target, Table) else _tensor(target.shape))

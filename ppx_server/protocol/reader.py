@@ -31,7 +31,7 @@ U32 = Struct("<I").unpack_from
 U64 = Struct("<Q").unpack_from
 F64 = Struct("<d").unpack_from
 
-_MAX_FIELDS = 20
+_MAX_FIELDS = 21
 _VTABLE_ENTRIES = tuple(Struct(f"<{n}H").unpack_from for n in range(_MAX_FIELDS + 1))
 _SHAPES = tuple(Struct(f"<{n}i").unpack_from for n in range(MAX_DIMENSIONS + 1))
 _ABSENT = tuple((0,) * n for n in range(_MAX_FIELDS + 1))

@@ -2,13 +2,14 @@
 
 Any Arrow reader shows a shard as a table:
 
-    index, status, failure, draws: [{address_id, instance, value, z, log_prob, log_q, flags, params}],
+    index, status, failure, draws: [{address_id, instance, value, z, log_prob, log_q, flags, ordinal, params}],
     observations, tags, results: [{address_id, instance, log_prob, data: [...]}], loops: [{address_id, begin, end}],
     extra.NAME
 
-Only what says something is there. Integers are as narrow as their largest value allows, lists of one length have no
-offsets, `params` is dictionary-encoded, and columns that are the same in every row, repeat another column, or are
-empty are left out. The schema's metadata hold a JSON object under the key "ppx" for what is left out:
+Only what says something is there: `ordinal` where traces have draws without rows. Integers are as narrow as their
+largest value allows, lists of one length have no offsets, `params` is dictionary-encoded, and columns that are the same
+in every row, repeat another column, or are empty are left out. The schema's metadata hold a JSON object under the key
+"ppx" for what is left out:
 
     num_traces, first_index (if indices are consecutive), constants: {column: its value in every row},
     copies: {column: the column that it repeats}
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
-from ppx_server.trace import Floats, Ints, LoopTable, Params, TensorTable, TraceBatch
+from ppx_server.trace import Floats, Ints, LoopTable, Params, TensorTable, TraceBatch, positions
 
 _KEY = b"ppx"
 _WIDTHS = (np.uint8, np.uint16, np.int32, np.int64)
@@ -64,6 +65,8 @@ def widened(batch: TraceBatch) -> TraceBatch:
     columns: dict[str, Any] = {name: _as(getattr(batch, name), kind) for name, kind in _DRAWS.items()}
     if batch.log_q is batch.log_prob:
         columns["log_q"] = columns["log_prob"]
+    if batch.ordinal is not None:
+        columns["ordinal"] = _as(batch.ordinal, np.int64)
     return replace(
         batch,
         **columns,
@@ -175,6 +178,8 @@ class _Packer:
         if _same_bits(batch.log_q, batch.log_prob):
             self._about["copies"]["draws.log_q"] = "log_prob"
             del columns["log_q"]
+        if batch.ordinal is not None and not np.array_equal(batch.ordinal, positions(batch.offsets)):
+            columns["ordinal"] = batch.ordinal
         vectors = _lists(batch.params.offsets, _packed(batch.params.data))
         params = pa.DictionaryArray.from_arrays(_packed(batch.params_id), vectors)
         self._add_rows("draws", batch.offsets, columns, {"params": params})
@@ -233,6 +238,8 @@ class _Unpacker:
         if "draws.log_q" in self._copies:
             columns["log_q"] = columns[self._copies["draws.log_q"]]
         params_id, params = self._params(draws)
+        if draws is not None and self._has(draws, "draws", "ordinal"):
+            columns["ordinal"] = self._column("draws", "ordinal", np.int64, num_draws, draws)
         return TraceBatch(
             addresses=addresses,
             seed=seed,
@@ -287,6 +294,9 @@ class _Unpacker:
         if (constant := self._constants.get(f"{name}.{field}")) is not None:
             return _constant_column(constant, kind, size)
         return _numpy(rows.field(field))
+
+    def _has(self, rows: pa.StructArray, name: str, field: str) -> bool:
+        return f"{name}.{field}" in self._constants or rows.type.get_field_index(field) >= 0
 
     def _params(self, draws: pa.StructArray | None) -> tuple[NDArray[Any], Params]:
         if draws is None:

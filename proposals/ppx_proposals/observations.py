@@ -8,18 +8,18 @@ voxels beside bright ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import CheckpointError, ObservationError
+from ppx_server.observations import Observations, ObservationSet
 from ppx_server.trace import TraceBatch
 
-Observations = Mapping[str | tuple[str, int], ArrayLike]
 _FLAT_LIMIT = 100.0
 """Standardised numbers are kept within this, so that one absurd observation cannot overflow the network."""
 
@@ -159,28 +159,42 @@ class ObservationLayout:
             observations: Values by name, or by (name, visit). Others than the network's are ignored.
 
         Raises:
-            CheckpointError: One is missing or of another shape.
+            CheckpointError: One is of another shape, or something of it was not measured.
         """
+        given = ObservationSet.of(observations)
         values: list[NDArray[np.float64]] = []
         present: list[NDArray[np.bool_]] = []
         for slot in self.slots:
-            value = observations.get((slot.name, slot.visit))
-            if value is None and slot.visit == 0:
-                value = observations.get(slot.name)
-            if value is None and slot.always:
-                raise CheckpointError(
-                    f"the proposal was trained on observation {slot}, which is not among those given "
-                    f"({', '.join(map(repr, observations)) or 'none'}); give it, or train on what you have"
-                )
-            array = np.zeros(slot.shape) if value is None else np.asarray(value, np.float64)
-            if array.shape != slot.shape:
-                raise CheckpointError(
-                    f"observation {slot} has shape {array.shape}, but the proposal was trained on shape {slot.shape}; "
-                    "train one for this shape"
-                )
+            # Where a name is given, its visits are those that there are; what is not given was not measured.
+            first = given.get((slot.name, 0))
+            is_empty = first is not None and np.size(first) == 0
+            complete = given.is_complete(slot.name)
+            there = slot.always or not (is_empty or (complete and (slot.name, slot.visit) not in given))
+            array = self._measured(slot, given) if there else np.zeros(slot.shape)
             values.append(array[None])
-            present.append(np.array([value is not None]))
+            present.append(np.array([there]))
         return self._standardised(values, present)
+
+    def _measured(self, slot: Slot, given: ObservationSet) -> NDArray[np.float64]:
+        value = given.get((slot.name, slot.visit))
+        if value is None:
+            raise CheckpointError(
+                f"the proposal was trained on observation {slot}, which is not among those given "
+                f"({', '.join(map(repr, given.names)) or 'none'}) or was not measured; give it ([] if it was not "
+                "made), train on what you have, or use random_walk_mh"
+            )
+        array = np.asarray(value, np.float64)
+        if array.shape != slot.shape:
+            raise CheckpointError(
+                f"observation {slot} has shape {array.shape}, but the proposal was trained on shape {slot.shape}; "
+                "train one for this shape"
+            )
+        if missing := int(np.isnan(array).sum()):
+            raise CheckpointError(
+                f"{missing} of {array.size} elements of observation {slot} were not measured, but the proposal was "
+                "trained on all of them; use random_walk_mh or importance_sampling, or train without this observation"
+            )
+        return array
 
     def _standardised(
         self, values: Sequence[NDArray[np.float64]], present: Sequence[NDArray[np.bool_]]

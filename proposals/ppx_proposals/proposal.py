@@ -17,13 +17,14 @@ from ppx_proposals.config import NetworkConfig
 from ppx_proposals.forecast import TableForecast
 from ppx_proposals.guide import NetworkGuide
 from ppx_proposals.network import ProposalNetwork
-from ppx_proposals.observations import ObservationBatch, ObservationLayout, Observations
+from ppx_proposals.observations import ObservationBatch, ObservationLayout
 from ppx_proposals.optim import AdamHD
 from ppx_proposals.speculation import SpeculativeNetworkGuide
 from ppx_proposals.vocabulary import AddressKey, Vocabulary
 from ppx_proposals.weights import take_weights
 from ppx_server.address import Address, AddressTable
 from ppx_server.errors import CheckpointError
+from ppx_server.observations import Observations
 from ppx_server.trace import Status, TraceBatch
 
 Floats = NDArray[np.float64]
@@ -220,7 +221,7 @@ class Proposal:
             speculation: Whether the guide chooses ahead; draws and weights are the same, up to rounding.
 
         Raises:
-            CheckpointError: An observation is missing or of another shape.
+            CheckpointError: An observation is missing, something of it was not measured, or it is of another shape.
         """
         batch = self.layout.of_values(observations)
         with torch.inference_mode():

@@ -14,6 +14,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ from ppx_server.errors import CheckpointError, ObservationError, PPXError, Simul
 from ppx_server.executor import Executes
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
+from ppx_server.uncontrolled import noise_advice
 
 VALIDATION_INDEX = 1 << 40
 """Held-out traces have indices from here on, where no training trace is."""
@@ -120,6 +122,8 @@ def train(
             )
     config = config or TrainingConfig()
     held_out = _held_out(sim, seed, min(config.num_validation, max(_MIN_VALIDATION, num_traces // 20)))
+    if advice := noise_advice(held_out):
+        warnings.warn(f"training takes long: {advice}", stacklevel=2)
     if proposal is None:
         layout = ObservationLayout.from_traces(held_out, observed)
         proposal = Proposal.create(layout, config.network, device=where)

@@ -54,15 +54,7 @@ def negative_log_evidence(traces: TraceBatch, num_members: int) -> Floats:
 
     What is neither tuned nor observed is drawn from its prior. M traces overstate it by about the variance of their
     weights over 2 M (Jensen); a trace that failed has weight 0, and if all have, the loss is infinite.
-
-    Raises:
-        ValueError: The observations were drawn, not given.
     """
-    if np.diff(traces.observations.data_offsets).any():
-        raise ValueError(
-            "the simulator drew its observations itself, so that they say nothing of the tuned draws; give "
-            "SimulatorTuning the observations, or take mean_loss"
-        )
     log_weight = traces.log_weight.reshape(num_members, -1)
     loss: Floats = np.log(log_weight.shape[1]) - np.logaddexp.reduce(log_weight, axis=1)
     return loss
@@ -120,7 +112,7 @@ class SimulatorTuning:
 
     Raises:
         AddressError: There is no such draw, or it cannot be tuned.
-        ValueError: num_traces is less than 1, no name is given, or one twice.
+        ValueError: num_traces is less than 1, no name is given, one twice, or the evidence of no observations.
     """
 
     def __init__(
@@ -139,6 +131,11 @@ class SimulatorTuning:
         self._num_traces, self._seed = num_traces, seed
         probes = sim.execute(ScriptBatch.empty(seed, np.arange(_PROBES)), observations)
         self._draws = ForcedDraws.of(probes, names)
+        if observations is None and loss is negative_log_evidence and len(probes.observations.address_id):
+            raise ValueError(
+                "the simulator would draw its observations itself, so that they say nothing of the tuned draws; give "
+                "SimulatorTuning the observations, or take mean_loss"
+            )
 
     def start(self, seeds: Tensor) -> State:
         """A simulator keeps no state between executions."""

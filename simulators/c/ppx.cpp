@@ -97,13 +97,15 @@ int ppx_result(double value) { return ppx_result_array(&value, 0, nullptr); }
 int ppx_result_array(const double* values, int rank, const int32_t* shape) {
     return state([&] {
         const detail::View value = view_of(values, rank, shape, "result");
-        if (now.served == nullptr) return;
+        if (now.served == nullptr) return detail::this_thread().stray("result");
         now.served->result.data.assign(value.data, value.data + value.size);
         now.served->result.shape.assign(value.shape, value.shape + value.rank);
     });
 }
 
 int ppx_control(int on) { return std::exchange(now.control, on != 0); }
+
+void ppx_part(const char* part) { now.part = text(part); }
 
 // ---- Places ----
 
@@ -213,16 +215,17 @@ int ppx_draw_array_at(int family, int num_params, const ppx_param* params, int r
         try {
             detail::ThreadState& thread = detail::this_thread();
             const CallSite where = place(name, site);
-            const std::string_view address = thread.path.address(text(name), where);
+            const detail::Label label{text(name), where, now.part};
+            const std::string_view address = thread.path.address(label);
             if (out == nullptr) refuse(address, "the array to draw into is NULL");
             const detail::Prior prior = make_prior(array, true, address);
             detail::check_domains(prior, address);
             if (thread.controller != nullptr) {
-                thread.controller->sample({address, text(name)}, prior, now.control, out);
+                thread.controller->sample({address, label.reported_name()}, prior, now.control, out);
             } else if (thread.player != nullptr) {
-                thread.player->draw(prior, {text(name), where}, now.control, out);
+                thread.player->draw(prior, label, now.control, out);
             } else {
-                thread.draw(prior, out);
+                thread.draw(address, prior, out);
             }
             return PPX_OK;
         } catch (...) {

@@ -123,6 +123,11 @@ PPX_API int ppx_result_array(const double *values, int rank, const int32_t *shap
  * of each trace. */
 PPX_API int ppx_control(int on);
 
+/* While a part is set, draws of this thread are what a number is made of: their addresses end with a slash and the part,
+ * and results show nothing under their names, which are for the number: report it by ppx_tag. NULL: no longer. For
+ * bindings of other languages. */
+PPX_API void ppx_part(const char *part);
+
 /* ---- Places ----------------------------------------------------------------------------------------------------- */
 
 /* Between enter and leave, addresses begin with the name and a slash: tells apart the draws of a function that is

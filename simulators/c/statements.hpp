@@ -85,7 +85,8 @@ template <class D>
 Value<D> draw(const D& distribution, const char* name, const ppx_site* site) {
     if (is_coasting()) return to_model<D>(coast(distribution));
     try {
-        return sample(distribution, text(name), now.control, place(name, site));
+        const CallSite where = place(name, site);
+        return detail::sample(distribution, detail::Label{text(name), where, now.part}, now.control);
     } catch (...) {
         end_trace();
     }
@@ -230,6 +231,7 @@ inline int state(const F& statement) {
 inline void report(const detail::View& value, const char* name, const ppx_site* site) {
     detail::ThreadState& thread = detail::this_thread();
     const CallSite where = place(name, site);
+    if (thread.player == nullptr && thread.controller == nullptr) thread.stray(text(name));
     if (thread.player != nullptr) thread.player->tag(value, {text(name), where});
     if (thread.controller != nullptr)
         thread.controller->tag({thread.path.address(text(name), where), text(name)}, value);

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <csetjmp>
 #include <cstddef>
 #include <cstdint>
@@ -57,6 +56,7 @@ struct Now {
     Served* served = nullptr;
     bool is_over = false;
     bool control = true;
+    std::string part = {};  // which one draws are of what the model gets; "": they are that themselves
 };
 inline thread_local Now now;
 
@@ -102,9 +102,6 @@ inline std::string_view checked(std::string_view name) {
     throw std::invalid_argument("the name '" + as_utf8(name) + "' is not UTF-8; save the source as UTF-8");
 }
 
-/// Whether a thread that runs no model has made a statement meanwhile.
-inline std::atomic<bool> has_stray_draws{false};
-
 /// The trace has failed; outside traces, somebody should read it.
 inline void complain(std::string_view said) {
     const std::string message = as_utf8(said);
@@ -115,7 +112,7 @@ inline void complain(std::string_view said) {
         now.served->failure = message;
         return;
     }
-    if (detail::running_traces() > 0) has_stray_draws = true;
+    detail::this_thread().stray(message);
     if (is_news) std::fprintf(stderr, "ppx: %s\n", message.c_str());
 }
 
@@ -181,7 +178,7 @@ inline void end_loop(const OpenLoop& open) {
 
 /// Runs one trace; returns its result, empty if there is none.
 inline Tensor run_trace(Served& served) {
-    now = {&served, false, true};
+    now = {&served, false, true, {}};
     served.abandoned = false;
     served.failure.clear();
     served.result = {};
@@ -195,8 +192,6 @@ inline Tensor run_trace(Served& served) {
     if (served.abandoned) throw detail::AbandonedTrace();
     if (!served.failure.empty()) throw std::runtime_error(served.failure);
     if (is_complete && code != 0) throw std::runtime_error("the model returned " + std::to_string(code));
-    if (has_stray_draws.exchange(false))
-        throw std::logic_error("a thread that does not run ppx_serve made a draw; draw on the thread that called it");
     for (; !served.loops.empty(); served.loops.pop_back()) end_loop(served.loops.back());
     return std::move(served.result);
 }

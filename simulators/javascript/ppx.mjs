@@ -5,6 +5,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createHash } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
+import { getEnvironmentData, isMainThread, setEnvironmentData } from "node:worker_threads";
 import { Builder } from "flatbuffers";
 import { Router } from "zeromq";
 
@@ -216,24 +217,38 @@ function decode(frames) {
   }
 }
 
-const context = new AsyncLocalStorage(); // { trace, prefix } of the code that runs
+const context = new AsyncLocalStorage(); // { trace, prefix, left } of the code that runs
+let serving = null; // the Server of this thread
+const SERVED = "ppx: a model is served"; // what worker threads are told
 
 /** What a statement needs, checked at once: errors are thrown, even if the model does not await the statement. */
 function statement(name, distribution) {
   if (typeof name !== "string" || name === "") throw new PPXError(`name = ${String(name)}: give every statement a name`);
   if (distribution !== undefined && !(distribution instanceof Distribution))
     throw new PPXError(`${name}: this is no distribution; write e.g. ppx.Normal(0, 1)`);
-  const { trace, prefix = "" } = context.getStore() ?? {};
-  return { trace, address: prefix + name };
+  const { trace, prefix = "", left = false } = context.getStore() ?? {};
+  if (!trace) stray(name);
+  return { trace, left, address: prefix + name };
+}
+
+/** A statement that belongs to no trace: fine where none runs, but not beside one, whose draws would be incomplete. */
+function stray(name) {
+  const where = isMainThread ? "in a callback that does not belong to the running trace" : "on a worker thread";
+  if (isMainThread ? !serving?.running : !getEnvironmentData(SERVED)) return;
+  const remedy = "where nothing is controlled or recorded; make it in the model's own code";
+  const what = `${name}: this statement was made ${where}, ${remedy}`;
+  if (serving) serving.trace.end ??= new EndOfTrace(what);
+  throw new PPXError(what);
 }
 
 const filled = ({ shape }, at) => fromTensor({ data: Array.from({ length: shape[0] ?? 1 }, (_, i) => at(i)), shape });
 
 /** Makes a random choice; `control: false` leaves it to the prior. Without a controller it is a draw. */
 export function sample(distribution, name, { control = true } = {}) {
-  const { trace, address } = statement(name, distribution);
+  const { trace, address, left } = statement(name, distribution);
   if (!trace) return Promise.resolve(filled(distribution, distribution.draw));
-  const asked = message(SAMPLE, address, name, distribution.code, distribution.params, control ? 1 : 0);
+  const chosen = control && !left ? 1 : 0;
+  const asked = message(SAMPLE, address, name, distribution.code, distribution.params, chosen);
   return trace.ask(address, asked, SAMPLE_RESULT, (value) => trace.accept(value, distribution, address));
 }
 
@@ -261,8 +276,13 @@ export function tag(value, name) {
 
 /** Puts a name in front of the addresses in `body`: `await ppx.scope("tracker", async () => { ... })`. */
 export function scope(name, body) {
-  const { trace, address } = statement(name);
-  return context.run({ trace, prefix: `${address}/` }, body);
+  const { trace, address, left } = statement(name);
+  return context.run({ trace, prefix: `${address}/`, left }, body);
+}
+
+/** Leaves all draws in `body` to the prior: `await ppx.uncontrolled(async () => { ... })`. */
+export function uncontrolled(body) {
+  return context.run({ ...context.getStore(), left: true }, body);
 }
 
 /** Marks a loop that draws until something is accepted: `await ppx.rejection("positive", async () => { ... })`. */
@@ -330,6 +350,7 @@ function describe(error) {
 class Server {
   sessions = new Map(); // capabilities by controller, least recently heard of first
   running = false; // the model
+  trace = null; // its last one
   interrupt = () => {}; // ends the wait for it
   constructor(forward, name, fingerprint) {
     Object.assign(this, { forward, name, fingerprint });
@@ -385,7 +406,7 @@ class Server {
   }
   async run(sender, capabilities) {
     const { forward } = this;
-    const trace = new Trace(this, sender, capabilities);
+    const trace = (this.trace = new Trace(this, sender, capabilities));
     let [result, failure, open] = [null, null, null];
     this.running = true;
     const stopped = new Promise((_, reject) => (this.interrupt = reject));
@@ -432,6 +453,8 @@ export async function serve(forward, { name, bind, fingerprint = hashOf(process.
     server.socket.close();
     throw new PPXError(`${name} cannot bind ${endpoint}: ${error.message}; choose another endpoint by PPX_BIND`);
   }
+  serving = server;
+  setEnvironmentData(SERVED, true);
   for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, stop);
   process.stderr.write(`${name}: serving PPX at ${server.socket.lastEndpoint}\n`);
   try {
@@ -441,6 +464,8 @@ export async function serve(forward, { name, bind, fingerprint = hashOf(process.
   } finally {
     for (const signal of ["SIGTERM", "SIGINT"]) process.removeListener(signal, stop);
     server.socket.close();
+    serving = null;
+    setEnvironmentData(SERVED, undefined);
     if (endpoint.startsWith("ipc:///")) rmSync(endpoint.slice("ipc://".length), { force: true }); // ZeroMQ leaves it
   }
   if (server.running) process.exit(0); // what the model waits for would keep the process alive

@@ -33,10 +33,16 @@ local({
 #' @param address Where to listen; NULL: the environment variable PPX_BIND, or tcp://127.0.0.1:5555.
 #' @param fingerprint Text that changes whenever the model does; by default a hash of the script and of `forward`.
 ppx_serve <- function(forward, name, address = NULL, fingerprint = .ppx_fingerprint(forward)) {
+  kind <- .ppx_take_generator()
+  on.exit(do.call(RNGkind, as.list(kind)))
   run <- function() {
     .ppx_trace$num_ends <- 0L
     withRestarts(tryCatch({
       value <- forward()
+      if (RNGkind()[1L] != "user-supplied") {
+        .ppx_take_generator()
+        stop("the model chose a generator by RNGkind or set.seed(kind = ), which is not controlled; leave that out")
+      }
       if (!is.null(value)) {
         if (!is.numeric(value) && !is.logical(value)) stop("the model returned no numbers; return NULL or numbers")
         .Call(.ppx$r_result, .ppx_data(value), .ppx_shape(value))
@@ -48,6 +54,12 @@ ppx_serve <- function(forward, name, address = NULL, fingerprint = .ppx_fingerpr
   }
   if (.Call(.ppx$r_serve, run, name, address, fingerprint) != 0L) stop("cannot serve; stderr has the reason")
   invisible(NULL)
+}
+
+#' Makes R's own generator draw through PPX, whoever asks it; returns what it was.
+.ppx_take_generator <- function() {
+  # One uniform number for each that sample() takes; R warns that this rounds, which 52 bits make harmless.
+  suppressWarnings(RNGkind("user-supplied", "user-supplied", "Rounding"))
 }
 
 #' Whether the running trace is over: a model that catches all conditions should return then.
@@ -115,9 +127,9 @@ ppx_truncated_normal <- function(mean, sd, min, max, name) .ppx_draw(12L, list(m
 #' An index into `probs`, from 1; of a matrix, one for each row.
 ppx_categorical <- function(probs, name) {
   if (is.matrix(probs)) {
-    value <- .Call(.ppx$r_draw_array, 3L, list(.ppx_data(probs)), ncol(probs), nrow(probs), nrow(probs), name)
+    value <- .Call(.ppx$r_draw_array, 3L, list(.ppx_data(probs)), ncol(probs), nrow(probs), nrow(probs), name, NULL)
   } else {
-    value <- .Call(.ppx$r_draw, 3L, as.double(probs), name)
+    value <- .Call(.ppx$r_draw, 3L, as.double(probs), name, NULL)
   }
   .ppx_done(value) + 1
 }
@@ -167,13 +179,14 @@ ppx_observe_categorical <- function(probs, name, value = NULL) {
   stop(structure(class = c("ppx_trace_over", "condition"), list(message = "the trace is over", call = NULL)))
 }
 
-.ppx_draw <- function(family, params, name) {
+#' @param part Which part of a number that has the name, NULL if the draw is that itself.
+.ppx_draw <- function(family, params, name, part = NULL) {
   if (all(lengths(params) == 1L)) {
-    value <- .Call(.ppx$r_draw, family, as.double(unlist(params, use.names = FALSE)), name)
+    value <- .Call(.ppx$r_draw, family, as.double(unlist(params, use.names = FALSE)), name, part)
     return(if (is.null(value)) .ppx_done(value) else value)
   }
   shape <- .ppx_common_shape(params, NULL)
-  value <- .Call(.ppx$r_draw_array, family, lapply(params, .ppx_data), 0L, shape, prod(shape), name)
+  value <- .Call(.ppx$r_draw_array, family, lapply(params, .ppx_data), 0L, shape, prod(shape), name, part)
   .ppx_array(.ppx_done(value), shape)
 }
 
@@ -205,10 +218,21 @@ ppx_observe_categorical <- function(probs, name, value = NULL) {
 
 # ---- R's own generators, replaced ----
 
-#' Evaluates `expr`, as local() does, with rnorm, runif, rpois, rexp, rgamma, rbeta, rbinom, rlnorm, rweibull, sample
-#' and sample.int replaced by draws through PPX. Functions that are defined in it use them whenever they are called:
-#' `forward <- with_ppx({ source("model.R", local = TRUE); model })`. The name of such a draw is its call as text.
+#' Evaluates `expr`, as local() does, with the generators of .ppx_stand_ins in place of R's. Functions that are defined in
+#' it use them whenever they are called: `forward <- with_ppx({ source("model.R", local = TRUE); model })`. The name of
+#' such a number is its call as text. Draws that it is made of have addresses below that and no name.
 with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, parent = parent.frame()))
+
+#' Does the same for what an installed package imports from stats. All that it draws is under control anyway, as uniform
+#' and normal numbers at `unif_rand` and `norm_rand`; now inference sees families, each where it is called.
+ppx_package <- function(package) {
+  imports <- parent.env(asNamespace(package))
+  for (name in intersect(names(.ppx_stand_ins), ls(imports))) {
+    unlockBinding(name, imports)
+    assign(name, .ppx_stand_ins[[name]], imports)
+    lockBinding(name, imports)
+  }
+}
 
 #' The call of the stand-in that called the caller. That of do.call has values in it: then it is the call of do.call.
 .ppx_call_text <- function() {
@@ -219,22 +243,53 @@ with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, paren
   gsub(".", "_", paste0(words[1L], "(", paste(words[-1L], collapse = ", "), ")"), fixed = TRUE)
 }
 
+#' How many numbers a generator is asked for.
+.ppx_count <- function(n) {
+  count <- if (length(n) > 1L) length(n) else trunc(n)
+  if (is.na(count) || count < 0) stop("invalid arguments")
+  count
+}
+
+.ppx_families <- c("normal", "uniform", "categorical", "poisson", "bernoulli", "beta", "exponential", "gamma",
+                   "lognormal", "binomial", "weibull")
+
 #' @param certain Where there is nothing to choose, but only this `value`.
 .ppx_stand_in <- function(family, n, params, certain = FALSE, value = NULL) {
   name <- .ppx_call_text()
-  count <- if (length(n) > 1L) length(n) else trunc(n)
-  if (is.na(count) || count < 0) stop("invalid arguments")
+  count <- .ppx_count(n)
   if (count == 0) return(numeric())
   if (isTRUE(any(certain))) {
     out <- rep_len(as.double(value), count)
     free <- which(!rep_len(certain, count))
     params <- lapply(params, function(param) rep_len(param, count)[free])
-    if (length(free)) out[free] <- .ppx_draw(family, params, name)
-    return(out)
+    if (length(free)) out[free] <- .ppx_draw(family, params, name, .ppx_families[family])
+    return(.ppx_deliver(out, name))
   }
   if (count > 1 || any(lengths(params) > 1L)) params <- lapply(params, rep_len, count)
   .ppx_draw(family, params, name)
 }
+
+#' A generator that makes its numbers of draws.
+#'
+#' @param params Its parameters, numbers or vectors.
+#' @param make Gets a function that draws from a family, and the parameters for each number.
+.ppx_made <- function(n, params, make) {
+  name <- .ppx_call_text()
+  count <- .ppx_count(n)
+  if (count == 0) return(numeric())
+  draw <- function(family, params, part) .ppx_draw(family, lapply(params, rep_len, count), name, part)
+  .ppx_deliver(do.call(make, c(draw, unname(lapply(params, rep_len, count)))), name)
+}
+
+#' What the model gets that is no draw itself: reported under its name, if it is numbers.
+.ppx_deliver <- function(value, name) {
+  if (is.numeric(value) && length(value)) .ppx_done(.Call(.ppx$r_tag, .ppx_data(value), .ppx_shape(c(value)), name))
+  value
+}
+
+#' Uniform numbers, none of which is 0 or 1.
+.ppx_unit <- function(draw)
+  pmin(pmax(draw(2L, list(0, 1), "uniform"), .Machine$double.xmin), 1 - .Machine$double.neg.eps)
 
 #' Counts are integers, as far as they are not too large.
 .ppx_integers <- function(x) if (all(x <= .Machine$integer.max)) as.integer(x) else x
@@ -246,9 +301,16 @@ with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, paren
     x <- .ppx_stand_in(4L, n, list(lambda))
     .ppx_integers(x)
   },
-  rbeta = function(n, shape1, shape2) .ppx_stand_in(6L, n, list(shape1, shape2)),
+  rbeta = function(n, shape1, shape2, ncp = 0) {
+    if (any(ncp != 0)) return(stats::rbeta(n, shape1, shape2, ncp))
+    .ppx_stand_in(6L, n, list(shape1, shape2))
+  },
   rexp = function(n, rate = 1) .ppx_stand_in(7L, n, list(rate)),
   rgamma = function(n, shape, rate = 1, scale = 1 / rate) .ppx_stand_in(8L, n, list(shape, 1 / scale)),
+  rchisq = function(n, df, ncp = 0) {
+    if (any(ncp != 0)) return(stats::rchisq(n, df, ncp))
+    .ppx_stand_in(8L, n, list(df / 2, 0.5))
+  },
   rlnorm = function(n, meanlog = 0, sdlog = 1)
     .ppx_stand_in(9L, n, list(meanlog, sdlog), sdlog == 0, exp(meanlog)),
   rbinom = function(n, size, prob) {
@@ -256,22 +318,47 @@ with_ppx <- function(expr) eval(substitute(expr), list2env(.ppx_stand_ins, paren
     .ppx_integers(x)
   },
   rweibull = function(n, shape, scale = 1) .ppx_stand_in(11L, n, list(scale, shape)),
+  rcauchy = function(n, location = 0, scale = 1)
+    .ppx_made(n, list(location, scale), function(draw, a, b) a + b * tan(pi * (.ppx_unit(draw) - 0.5))),
+  rlogis = function(n, location = 0, scale = 1)
+    .ppx_made(n, list(location, scale), function(draw, a, b) stats::qlogis(.ppx_unit(draw), a, b)),
+  rt = function(n, df, ncp) {
+    if (!missing(ncp)) return(stats::rt(n, df, ncp))
+    .ppx_made(n, list(df), function(draw, df) stats::qt(.ppx_unit(draw), df))
+  },
+  rf = function(n, df1, df2, ncp) {
+    if (!missing(ncp)) return(stats::rf(n, df1, df2, ncp))
+    .ppx_made(n, list(df1, df2), function(draw, df1, df2) {
+      share <- pmin(draw(6L, list(df1 / 2, df2 / 2), "beta"), 1 - .Machine$double.neg.eps)
+      df2 / df1 * share / (1 - share)
+    })
+  },
+  rgeom = function(n, prob) .ppx_made(n, list(prob), function(draw, prob) {
+    if (!all(prob > 0 & prob <= 1)) stop("rgeom: prob must be in (0, 1]")
+    .ppx_integers(floor(draw(7L, list(1), "exponential") / -log1p(-prob)))
+  }),
+  rnbinom = function(n, size, prob, mu) {
+    odds <- if (missing(mu)) prob / (1 - prob) else size / mu
+    .ppx_made(n, list(size, odds), function(draw, size, odds)
+      .ppx_integers(draw(4L, list(draw(8L, list(size, odds), "gamma")), "poisson")))
+  },
   sample = function(x, size, replace = FALSE, prob = NULL) {
     from <- if (length(x) == 1L && is.numeric(x) && x >= 1) seq_len(x) else x
-    from[.ppx_sample(length(from), if (missing(size)) length(from) else size, replace, prob)]
+    .ppx_sample(from, if (missing(size)) length(from) else size, replace, prob)
   },
-  sample.int = function(n, size = n, replace = FALSE, prob = NULL) .ppx_sample(n, size, replace, prob)
+  sample.int = function(n, size = n, replace = FALSE, prob = NULL) .ppx_sample(seq_len(n), size, replace, prob)
 )
 
-#' Without replacement, what was drawn has probability 0 from then on.
-.ppx_sample <- function(n, size, replace, prob) {
+#' Elements of `from`. Without replacement, what was drawn has probability 0 from then on.
+.ppx_sample <- function(from, size, replace, prob) {
   name <- .ppx_call_text()
+  n <- length(from)
   if (!replace && size > n) stop("cannot take a larger sample than the population when 'replace = FALSE'")
-  probs <- if (is.null(prob)) rep(1, n) else prob
+  probs <- if (is.null(prob)) rep(1, n) else as.double(prob)
   chosen <- integer(size)
   for (i in seq_len(size)) {
-    chosen[i] <- ppx_categorical(probs, name)
+    chosen[i] <- .ppx_done(.Call(.ppx$r_draw, 3L, probs, name, "index")) + 1
     if (!replace) probs[chosen[i]] <- 0
   }
-  chosen
+  .ppx_deliver(from[chosen], name)
 }

@@ -87,18 +87,22 @@ static int params_of(SEXP list, ppx_param *params, int categories) {
 static SEXP checked(SEXP value, int status) { return status == PPX_OK ? value : R_NilValue; }
 
 /* A draw of one number. `params` is a double vector. */
-static SEXP r_draw(SEXP family, SEXP params, SEXP name) {
+static SEXP r_draw(SEXP family, SEXP params, SEXP name, SEXP part) {
+    ppx_part(name_of(part));
     const double x = ppx_draw_at(INTEGER(family)[0], length(params), REAL(params), name_of(name), NULL);
+    ppx_part(NULL);
     return ppx_trace_over() || *ppx_error_message() != '\0' ? R_NilValue : ScalarReal(x);
 }
 
 /* An array of draws in C order. */
-static SEXP r_draw_array(SEXP family, SEXP list, SEXP categories, SEXP shape, SEXP size, SEXP name) {
+static SEXP r_draw_array(SEXP family, SEXP list, SEXP categories, SEXP shape, SEXP size, SEXP name, SEXP part) {
     ppx_param params[MAX_PARAMS];
     int32_t extents[MAX_RANK];
     SEXP out = PROTECT(allocVector(REALSXP, asInteger(size)));
+    ppx_part(name_of(part));
     const int status = ppx_draw_array_at(INTEGER(family)[0], params_of(list, params, asInteger(categories)), params,
                                          rank_of(shape, extents), extents, REAL(out), name_of(name), NULL);
+    ppx_part(NULL);
     UNPROTECT(1);
     return checked(out, status);
 }
@@ -145,6 +149,24 @@ static SEXP r_rejection_begin(SEXP name) {
 static SEXP r_scope_leave(void) { return ScalarInteger(ppx_scope_leave()); }
 static SEXP r_rejection_end(void) { return ScalarInteger(ppx_rejection_end()); }
 
+/* ---- R's generator: RNGkind("user-supplied") looks for these two functions. What R draws by itself, in its packages and
+ * in those of others, is then made of their numbers. A trace that is over coasts here, until the next statement of ppx.R:
+ * code that draws in loops of C may hold what an error would lose. ---- */
+
+double *user_unif_rand(void) {
+    static double u;
+    u = ppx_uniform_real_at(0.0, 1.0, "unif_rand", NULL);
+    /* R promises numbers within; rounding can reach the ends, and a controller can force them. */
+    u = u > 0x1p-1022 ? (u < 1.0 - 0x1p-53 ? u : 1.0 - 0x1p-53) : 0x1p-1022;
+    return &u;
+}
+
+double *user_norm_rand(void) {
+    static double z;
+    z = ppx_normal_at(0.0, 1.0, "norm_rand", NULL);
+    return &z;
+}
+
 void R_init_ppx_r(DllInfo *library) {
     static const R_CallMethodDef calls[] = {
         {"r_serve", (DL_FUNC)&r_serve, 4},
@@ -154,8 +176,8 @@ void R_init_ppx_r(DllInfo *library) {
         {"r_interrupt", (DL_FUNC)&r_interrupt, 0},
         {"r_seed", (DL_FUNC)&r_seed, 1},
         {"r_control", (DL_FUNC)&r_control, 1},
-        {"r_draw", (DL_FUNC)&r_draw, 3},
-        {"r_draw_array", (DL_FUNC)&r_draw_array, 6},
+        {"r_draw", (DL_FUNC)&r_draw, 4},
+        {"r_draw_array", (DL_FUNC)&r_draw_array, 7},
         {"r_observe", (DL_FUNC)&r_observe, 4},
         {"r_observe_array", (DL_FUNC)&r_observe_array, 7},
         {"r_tag", (DL_FUNC)&r_tag, 3},
@@ -166,6 +188,11 @@ void R_init_ppx_r(DllInfo *library) {
         {"r_rejection_end", (DL_FUNC)&r_rejection_end, 0},
         {NULL, NULL, 0},
     };
-    R_registerRoutines(library, NULL, calls, NULL, NULL);
+    static const R_CMethodDef generators[] = {
+        {"user_unif_rand", (DL_FUNC)&user_unif_rand, 0},
+        {"user_norm_rand", (DL_FUNC)&user_norm_rand, 0},
+        {NULL, NULL, 0},
+    };
+    R_registerRoutines(library, generators, calls, NULL, NULL);
     R_useDynamicSymbols(library, FALSE);
 }

@@ -172,19 +172,19 @@ def test_what_inference_sees(controller: Any, prior: BatchResult) -> None:
         "A:48:hit 0",
         "noise 1",
         "A:48:hit 1",
-        "A:42:Detector 0",  # a generator that is a member: where its class was made
-        "A:51: 0",  # a global one
+        "A:42:Detector/uniform 0",  # a generator that is a member: where its class was made
+        "A:51:/uniform 0",  # a global one
         "A:62:operator() 0",
-        "A:61:addresses 0",  # two std:: draws on a local one
-        "A:61:addresses 1",
-        "bits 0",
+        "A:61:addresses/uniform 0",  # two std:: draws on a local one
+        "A:61:addresses/uniform 1",
+        "bits/uniform 0",
         "t/normal 0",
         "t/mean_square 0",
         "kind 0",
         "A:75:addresses 0",
         "u 0",
-        "A:77:addresses 0",
-        "A:78:addresses 0",
+        "A:77:addresses/uniform 0",
+        "A:78:addresses/uniform 0",
         "A:79:addresses 0",
         "adapters_else_cpp:10:elsewhere 0",
         "adapters_else_cpp:10:elsewhere 1",
@@ -201,7 +201,8 @@ def test_a_double_of_the_standard_library_is_two_draws_of_32_bits_or_one_of_64(
     controller: Any, prior: BatchResult
 ) -> None:
     addresses = [draw.address for draw in draws(controller, prior)]
-    assert addresses.count("bits64") < addresses.count("bits32") < 2 * addresses.count("bits64")
+    assert addresses.count("bits64/uniform") < addresses.count("bits32/uniform")
+    assert addresses.count("bits32/uniform") < 2 * addresses.count("bits64/uniform")
     assert not [address for address in addresses if "<" in address or "random_tcc" in address]
 
 

@@ -69,7 +69,7 @@ def assert_serves(exchange: Any) -> None:
         (3, "draw 'negative': Normal: stddev = -1, but it must be finite and > 0"),
         (4, "draw 'nan': Uniform: low = nan, but it must be finite"),
         (5, "draw 'misshapen': Normal: mean holds 3 numbers, which do not fill its shape (2, 2)"),
-        (8, "a thread that does not run serve() makes a draw"),
+        (8, "statement 'elsewhere' was made on a thread that does not run serve()"),
         (9, "draw 'shapes': Normal: stddev has shape (3) beside (2)"),
         (10, "inside a scope"),
     ],

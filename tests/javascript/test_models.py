@@ -17,6 +17,8 @@ import pytest
 from scipy import stats
 
 from ppx_inference import Simulator, importance_sampling
+from ppx_server.executor import FailurePolicy
+from ppx_server.trace import Status
 
 README = Path(__file__).parents[2] / "simulators" / "javascript" / "README.md"
 PRIOR_MEAN, PRIOR_VARIANCE, VARIANCE = 1.0, 5.0, 2.0
@@ -183,3 +185,54 @@ def test_the_readme_runs(node_folder: Path) -> None:
         )
         assert done.returncode == 0, f"{command}{done.stdout}{done.stderr}"
     assert others
+
+
+ELSEWHERE = """
+import { EventEmitter } from "node:events";
+import { Worker } from "node:worker_threads";
+import * as ppx from "./ppx.mjs";
+
+const bus = new EventEmitter();
+const outside = setInterval(() => bus.emit("tick"), 1); // runs outside of every trace
+outside.unref();
+
+const models = {
+  async callback() {
+    await ppx.sample(ppx.Normal(0, 1), "mu");
+    const x = await new Promise((resolve, reject) => bus.once("tick", () => {
+      try { resolve(ppx.sample(ppx.Normal(0, 1), "x")); } catch (error) { resolve(0); }
+    }));
+    return x;
+  },
+  async worker() {
+    const mu = await ppx.sample(ppx.Normal(0, 1), "mu");
+    const code = `import(${JSON.stringify(new URL("./ppx.mjs", import.meta.url).href)}).then((ppx) =>
+      ppx.sample(ppx.Normal(0, 1), "x"))`;
+    await new Promise((resolve, reject) => {
+      const worker = new Worker(code, { eval: true });
+      worker.on("error", reject);
+      worker.on("exit", resolve);
+    });
+    return mu;
+  },
+};
+await ppx.serve(models[process.argv[2]], { name: "elsewhere" });
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "where"),
+    [
+        ("callback", "in a callback that does not belong to the running trace"),
+        ("worker", "on a worker thread"),
+    ],
+)
+def test_a_statement_beside_the_running_trace_fails_it(node_folder: Path, model: str, where: str) -> None:
+    program = node_folder / "elsewhere.mjs"
+    program.write_text(ELSEWHERE)
+    with Simulator(["node", str(program), model], num_workers=1, policy=FailurePolicy(most=1.0)) as simulator:
+        traces = simulator.prior(2)
+    assert (traces.status == Status.FAILED).all()
+    assert all(f"x: this statement was made {where}" in text for text in traces.failures.values()), (
+        traces.failures
+    )

@@ -24,6 +24,7 @@ from ppx_server.trace import Status
 from tests.ppx_c.guides import ArrayGuide
 
 ANY_MAY_FAIL = FailurePolicy(most=1.0)
+FORKED = "statement '{}' was made in a process that the model forked"
 Build = Callable[[str], list[str]]
 
 
@@ -114,11 +115,24 @@ def batch_of_one() -> protocol.RunBatch:
         ("latin", "the name 'caf?' is not UTF-8"),
         ("says_latin", "the caf? is shut"),
         ("no_category", "draw 'none': Categorical: probs holds 0 numbers"),
-        ("threads", "a thread that does not run ppx_serve made a draw"),
+        ("threads", "statement 'elsewhere' was made on a thread that does not run serve()"),
+        ("tags_on_a_thread", "statement 'elsewhere' was made on a thread that does not run serve()"),
+        ("forks", FORKED.format("x")),
+        ("forks_array", FORKED.format("scope/array")),
     ],
 )
 def test_a_trace_fails_with_the_reason_and_the_next_one_runs(in_c: Build, model: str, reason: str) -> None:
     with Simulator([*in_c("faults"), model], num_workers=1, policy=ANY_MAY_FAIL) as sim:
+        traces = sim.prior(3)
+    assert (traces.status == Status.FAILED).all()
+    assert all(reason in text for text in traces.failures.values()), traces.failures
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"), [("forks", FORKED.format("x")), ("forks_array", FORKED.format("scope/array"))]
+)
+def test_draw_by_draw_too_a_forked_process_fails_the_trace(in_c: Build, model: str, reason: str) -> None:
+    with Simulator([*in_c("faults"), model], num_workers=1, batches=False, policy=ANY_MAY_FAIL) as sim:
         traces = sim.prior(3)
     assert (traces.status == Status.FAILED).all()
     assert all(reason in text for text in traces.failures.values()), traces.failures

@@ -67,7 +67,7 @@ FAMILIES = [
     "TruncatedNormal",
 ]
 PARAMETERS = (0, 2, 2, 1, 1, 1, 2, 1, 2, 2, 2, 2, 4)
-CONTROLLER = ("error", "observed_value", "truncated_normal", "batch", "rejection", "shutdown")
+CONTROLLER = ("error", "observed_value", "truncated_normal", "batch", "rejection", "shutdown", "uncontrolled")
 
 
 def _generated(name: str) -> Any:

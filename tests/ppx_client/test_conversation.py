@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-ALL = ("observed_value", "error", "truncated_normal", "batch", "rejection", "shutdown")
+ALL = ("observed_value", "error", "truncated_normal", "batch", "rejection", "shutdown", "uncontrolled")
 Serve = Callable[..., Any]
 
 

@@ -184,25 +184,3 @@ def test_the_default_address_is_loopback(tmp_path: Path) -> None:
         assert process.wait(10) == 0
     assert line.startswith("model: serving PPX at tcp://127.0.0.1:")
     assert int(line.rsplit(":", 1)[1]) > 0
-
-
-def test_serving_in_a_thread_leaves_other_threads_alone(serve: Serve) -> None:
-    controller = serve(
-        """
-        import threading, warnings
-        drawn = []
-        def draw():
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                drawn.append(ppx.sample(ppx.Normal(0.0, 1.0)))
-            drawn.append(float("without the controller" in str(caught[0].message)))
-        thread = threading.Thread(target=draw)
-        thread.start()
-        thread.join()
-        return drawn[1]
-        """
-    ).connect()
-    controller.handshake("error")
-    seen = controller.send("Run")
-    assert seen.body == "RunResult", seen
-    assert seen.value == 1.0

@@ -30,7 +30,10 @@ from ppx_server.trace import Status
 GAUSSIAN = [sys.executable, str(Path(__file__).parents[2] / "simulators" / "gaussian" / "gaussian.py")]
 OBSERVE = ["--observe", "y0=8", "--observe", "y1=9"]
 EXACT_MEAN, EXACT_STD = 7.25, 0.91287
-COMMANDS = ["check", "prior", "train", "posterior", "replay", "show", "cpp-flags", "c-flags"]
+COMMANDS = [
+    "check", "prior", "train", "posterior", "replay", "show",
+    "cpp-flags", "c-flags", "fortran-module", "r-files", "javascript-files",
+]  # fmt: skip
 
 
 def ppx(*arguments: str | Path) -> Result:
@@ -149,12 +152,11 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("observe", "message"),
         [
-            (["--observe", "y0=8"], "y1"),
             ([*OBSERVE, "--observe", "typo=1"], "never observes 'typo'"),
             (["--observe", "y0=abc"], "neither a number"),
             ([], "nothing is observed"),
         ],
-        ids=["missing", "unknown", "no number", "none"],
+        ids=["unknown", "no number", "none"],
     )
     def test_wrong_observations_give_one_clear_line(self, observe: list[str], message: str) -> None:
         result = ppx("posterior", "-e", "importance", "-n", "10", *observe, "--", *GAUSSIAN)
@@ -187,11 +189,10 @@ class TestObservations:
             + [f"{kind}=@{tmp_path}/image.{kind}" for kind in ("npy", "csv", "json")]
         )
         assert found["x"] == 1.5
-        assert found["x"].shape == ()
         assert found["v"].tolist() == [1, 2]
-        assert found["y", 1] == -2000
+        assert found["y[1]"] == -2000
         assert found["a"] == 1
-        assert found["b", 2].tolist() == [1, 2]
+        assert found["b[2]"].tolist() == [1, 2]
         for kind in ("npy", "csv", "json"):
             np.testing.assert_array_equal(found[kind], image)
 
@@ -200,7 +201,6 @@ class TestObservations:
         [
             ["y"],
             ["=1"],
-            ["y="],
             ["y=[1, [2]]"],
             ["y=1", "y=2"],
             ["y=@/nowhere.npy"],
@@ -212,6 +212,45 @@ class TestObservations:
     def test_mistakes(self, texts: list[str]) -> None:
         with pytest.raises(ObservationError):
             parse_observations(texts)
+
+    def test_what_was_not_measured(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("1.5,,NA\n4,5,NaN\n")
+        (tmp_path / "b.csv").write_text("# comment\n1\nNA\n3\n")
+        (tmp_path / "c.json").write_text("[1, null, NaN]")
+        np.save(tmp_path / "d.npy", [1.0, np.nan])
+        (tmp_path / "e.json").write_text('{"e": null, "f": [null, 2]}')
+        texts = [f"{p.stem}=@{p}" for p in sorted(tmp_path.iterdir()) if p.stem != "e"]
+        found = parse_observations([*texts, f"@{tmp_path}/e.json", "g=", "h=NA", "i=null", "j=[NaN]"])
+        nan = np.nan
+        np.testing.assert_array_equal(found["a"], [[1.5, nan, nan], [4, 5, nan]])
+        np.testing.assert_array_equal(found["b"], [1, nan, 3])
+        np.testing.assert_array_equal(found["c"], [1, nan, nan])
+        np.testing.assert_array_equal(found["d"], [1, nan])
+        np.testing.assert_array_equal(found["f"], [nan, 2])
+        np.testing.assert_array_equal(found["j"], [nan])
+        assert [found[name] for name in "eghi"] == [None] * 4
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("day,count\n1,2\n", "line 1, 'day,count', is a header, which must be removed"),
+            ("1\n\n3\n", "line 2 of .* is empty; write NA"),
+            ("1,2\n3\n", "line 2 has 1 fields, those before it 2"),
+            ("1,x\n", "line 1, '1,x', is a header"),
+        ],
+        ids=["header", "gap", "ragged", "text"],
+    )
+    def test_tables_that_are_none(self, tmp_path: Path, content: str, message: str) -> None:
+        (tmp_path / "y.csv").write_text(content)
+        with pytest.raises(ObservationError, match=message):
+            parse_observations([f"y=@{tmp_path}/y.csv"])
+
+    def test_names_with_an_equals_sign(self, tmp_path: Path) -> None:
+        folder = tmp_path / "a=b"
+        folder.mkdir()
+        np.save(folder / "y.npy", 1.0)
+        found = parse_observations(["rate[k=1]=3", "x=2", f"y=@{folder}/y.npy", "z[k=2]="])
+        assert found == {"rate[k=1]": 3.0, "x": 2.0, "y": 1.0, "z[k=2]": None}
 
     def test_pickles_are_refused(self, tmp_path: Path) -> None:
         np.save(tmp_path / "bad.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -458,7 +497,7 @@ class TestPosterior:
         assert "warning: importance_sampling: effective sample size" in result.stderr
         assert "warning" not in result.stdout
 
-    def test_a_missing_observation_keeps_what_was_finished(
+    def test_what_was_left_out_counts_as_not_measured_and_is_told(
         self, model: Callable[[str], list[str]], tmp_path: Path
     ) -> None:
         command = model(
@@ -471,9 +510,28 @@ class TestPosterior:
         )
         run = ["posterior", "-e", "importance", "--workers", "1", "-n", "500", "--observe", "y=0.5"]
         result = ppx(*run, "-o", tmp_path / "result", "--", *command)
-        assert result.exit_code == 1
-        assert "observes 'sometimes', which is not among" in result.stderr
-        assert 0 < len(Posterior.open(tmp_path / "result")) <= 99
+        assert result.exit_code == 0
+        assert "not given, so taken as not measured: sometimes" in result.stderr
+        assert Posterior.open(tmp_path / "result").weights.all()
+
+    def test_traces_of_other_visits_are_told_and_partial_keeps_them(
+        self, model: Callable[[str], list[str]]
+    ) -> None:
+        command = model(
+            """
+            x = ppx.sample(ppx.Normal(0, 1), name="x")
+            for _ in range(ppx.sample(ppx.Poisson(1.0), name="n")):
+                ppx.observe(ppx.Normal(x, 1), name="y")
+            """
+        )
+        run = ["posterior", "-e", "importance", "--workers", "1", "-n", "500", "--observe", "y[0]=0.5"]
+        result = ppx(*run, "--", *command)
+        assert result.exit_code == 0
+        assert "of 500 traces" in result.stdout
+        assert "made fewer visits of 'y' than were given" in result.stdout
+        partial = ppx(*run, "--partial", "y", "--", *command)
+        assert partial.exit_code == 0
+        assert "rule out" not in partial.stdout
 
 
 class TestTrain:

@@ -185,9 +185,15 @@ def test_missing_observation_names_both(simulator, models) -> None:  # type: ign
     with pytest.raises(CheckpointError, match=r"'total'.*'other'"):
         proposal.guide({"other": 1.0})
     with pytest.raises(CheckpointError, match=r"\(2, 2\).*\(3, 4, 5\)"):
-        proposal.guide({"total": 1.0, "grid": np.zeros((2, 2))})
-    # An observation that not every trace makes may be left out.
-    proposal.guide({"total": 1.0, "grid": np.zeros((3, 4, 5))})
+        proposal.guide({"total": 1.0, "grid": np.zeros((2, 2)), "sometimes": 0.0})
+    given = {"total": 1.0, "grid": np.zeros((3, 4, 5))}
+    for missing in ({}, {"sometimes": None}, {"sometimes": math.nan}):
+        with pytest.raises(CheckpointError, match=r"'sometimes'.*measured"):
+            proposal.guide({**given, **missing})
+    with pytest.raises(CheckpointError, match="1 of 60 elements of observation 'grid' were not measured"):
+        proposal.guide({**given, "sometimes": 1.0, "grid": np.r_[math.nan, np.zeros(59)].reshape(3, 4, 5)})
+    # An observation that not every trace makes may not have been made.
+    proposal.guide({**given, "sometimes": []})
 
 
 def test_unknown_observation_is_refused(simulator, models) -> None:  # type: ignore[no-untyped-def]

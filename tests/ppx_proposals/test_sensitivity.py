@@ -23,6 +23,7 @@ from ppx_proposals.optim.stability import (
 )
 from ppx_proposals.sensitivity import ForcedRuns, proposal_core
 from ppx_proposals.vocabulary import AddressKey
+from ppx_server.command import Command
 from ppx_server.errors import AddressError, SimulatorError
 from ppx_server.executor import Executor
 from ppx_server.script import ScriptBatch
@@ -56,7 +57,7 @@ ppx.serve(forward, name="forty years")
 
 @pytest.fixture(scope="module")
 def ricker() -> Iterator[Executor]:
-    with Executor([WorkerConfig(command=(sys.executable, str(RICKER)))]) as executor:
+    with Executor([WorkerConfig(command=Command.of([sys.executable, str(RICKER)]))]) as executor:
         yield executor
 
 
@@ -64,7 +65,7 @@ def ricker() -> Iterator[Executor]:
 def years(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     path = tmp_path_factory.mktemp("model") / "years.py"
     path.write_text(MODEL)
-    with Executor([WorkerConfig(command=(sys.executable, str(path)))]) as executor:
+    with Executor([WorkerConfig(command=Command.of([sys.executable, str(path)]))]) as executor:
         yield executor
 
 

@@ -7,6 +7,7 @@ import typer
 from ppx_inference.cli.c_flags import c_flags
 from ppx_inference.cli.check import check
 from ppx_inference.cli.cpp_flags import cpp_flags
+from ppx_inference.cli.language_files import fortran_module, javascript_files, r_files
 from ppx_inference.cli.options import COMMAND_SETTINGS
 from ppx_inference.cli.posterior import posterior
 from ppx_inference.cli.prior import prior
@@ -30,6 +31,9 @@ app.command(context_settings=COMMAND_SETTINGS)(replay)
 app.command()(show)
 app.command("cpp-flags")(cpp_flags)
 app.command("c-flags")(c_flags)
+app.command("fortran-module")(fortran_module)
+app.command("r-files")(r_files)
+app.command("javascript-files")(javascript_files)
 
 
 @app.callback()

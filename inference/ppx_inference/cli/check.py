@@ -21,7 +21,18 @@ from ppx_inference.cli.console import (
     show_json,
     table,
 )
-from ppx_inference.cli.options import Addresses, AsJson, Command, Quiet, Seed, Timeout, check_one_way
+from ppx_inference.cli.options import (
+    Addresses,
+    AsJson,
+    Command,
+    Cwd,
+    Quiet,
+    Seed,
+    StartTimeout,
+    Timeout,
+    Uncontrolled,
+    check_one_way,
+)
 from ppx_inference.conformance.checks import CHECKS, Check, judge, unstarted
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level, Subject
@@ -48,6 +59,9 @@ def check(
     ] = 1600,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
+    start_timeout: StartTimeout = None,
+    cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     seconds: Annotated[
         float,
         typer.Option(
@@ -96,11 +110,20 @@ def check(
     if list_checks:
         _list(checks)
         return
-    check_one_way(command, addresses)
+    check_one_way(command, addresses, cwd)
     if addresses and len(addresses) > 1:
         raise typer.BadParameter("one simulator is checked at a time; give one --address")
     subject = Subject(
-        command or (), addresses[0] if addresses else "", seed, timeout, num_traces, seconds, runs
+        command or (),
+        addresses[0] if addresses else "",
+        seed,
+        timeout,
+        num_traces,
+        seconds,
+        runs,
+        start_timeout,
+        cwd,
+        tuple(uncontrolled or ()),
     )
     findings: list[Finding] = []
     try:

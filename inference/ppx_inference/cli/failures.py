@@ -18,11 +18,13 @@ class Invocation:
     command: Sequence[str] | None
     addresses: Sequence[str] | None
     observe: Sequence[str] = ()
+    cwd: Path | None = None
 
     def replay(self, what: str) -> str:
         """The command line of `ppx replay`."""
         words = [w for text in self.observe for w in ("--observe", text)]
         words += [w for address in self.addresses or () for w in ("--address", address)]
+        words += ["--cwd", str(self.cwd)] if self.cwd is not None else []
         words += ["--", *self.command] if self.command else []
         return f"ppx replay {what} {shlex.join(words)}"
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
+from ppx_inference.arguments import MOST_SEED
 from ppx_inference.progress import Progress, quiet
 from ppx_inference.simulator import Simulator
 from ppx_server.errors import ObservationError, StoreError
+from ppx_server.observations import ObservationSet, Tensor, as_numbers
 
 COMMAND_SETTINGS = {"allow_interspersed_args": False}
 """What follows the first word of the simulator's command belongs to it, so that `--` may be left out."""
@@ -37,8 +39,40 @@ Addresses = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Simulator processes to start.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same traces.")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds a simulator may take between two messages.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed gives the same traces.")]
+Timeout = Annotated[
+    float, typer.Option(min=0.001, help="Seconds a simulator may take for a trace, or between two messages.")
+]
+StartTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--start-timeout",
+        min=0.001,
+        help="Seconds until a simulator must have started and answered; by default 30, or for a "
+        "COMMAND --timeout if that is longer.",
+        show_default=False,
+    ),
+]
+Cwd = Annotated[
+    Path | None,
+    typer.Option(
+        "--cwd",
+        metavar="DIR",
+        help="Folder with the files that the simulator reads by relative paths; --cwd . is where you are. Each process "
+        "gets them in a working directory of its own, which is empty otherwise, and removed with it.",
+        show_default=False,
+    ),
+]
+Uncontrolled = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--uncontrolled",
+        metavar="PATTERN",
+        help="Leave draws to the prior whose name or whole address matches, such as 'noise*' or '*/random'; repeat it "
+        "for several.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
@@ -46,36 +80,73 @@ Observe = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=VALUE",
-        help="An observed value: a number, a JSON array, or @FILE (.npy, .json, .csv). y[1] is the second visit of y; "
+        help="An observed value: a number, a JSON array, or @FILE (.npy, .json, .csv); nothing, NA, NaN or null is "
+        "what was not measured. y[1] is the observation of that name, or else the second visit of y; "
         "@FILE.json alone holds an object of names and values. Repeat it for several.",
         show_default=False,
     ),
 ]
+Partial = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="An observation of which not all visits are given; '*' for all. Without it a trace that makes more or "
+        "fewer visits than were given has weight zero.",
+        show_default=False,
+    ),
+]
 
+Given = Mapping[str, Tensor | None]
+"""Observations by name, as they are written on the command line."""
+
+_MISSING = ("", "NA", "NaN", "nan", "null", "None")
+_FEW_TRACES = 64
 _VISIT = re.compile(r"(.*\S)\s*\[(\d+)\]")
 
 
 def open_simulator(
-    command: Sequence[str] | None, addresses: Sequence[str] | None, *, workers: int, timeout: float
+    command: Sequence[str] | None,
+    addresses: Sequence[str] | None,
+    *,
+    workers: int,
+    timeout: float,
+    start_timeout: float | None,
+    cwd: Path | None,
+    uncontrolled: Sequence[str] | None = None,
 ) -> Simulator:
     """Starts the simulator, or connects to it.
 
     Raises:
-        typer.BadParameter: Neither or both of command and address are given.
+        typer.BadParameter: Neither or both of command and address are given, or a folder for a running simulator.
         SimulatorStartError: It does not start or answer.
     """
-    check_one_way(command, addresses)
+    check_one_way(command, addresses, cwd)
     if command:
-        return Simulator(command, num_workers=workers, timeout=timeout)
-    return Simulator(address=addresses, timeout=timeout, start_timeout=min(timeout, 30.0))
+        return Simulator(
+            command,
+            num_workers=workers,
+            timeout=timeout,
+            start_timeout=start_timeout,
+            cwd=cwd,
+            uncontrolled=uncontrolled or (),
+        )
+    return Simulator(
+        address=addresses, timeout=timeout, start_timeout=start_timeout, uncontrolled=uncontrolled or ()
+    )
 
 
-def check_one_way(command: Sequence[str] | None, addresses: Sequence[str] | None) -> None:
-    """Refuses neither and both of a command and an address.
+def check_one_way(
+    command: Sequence[str] | None, addresses: Sequence[str] | None, cwd: Path | None = None
+) -> None:
+    """Refuses neither and both of a command and an address, and a folder for a simulator that is running already.
 
     Raises:
-        typer.BadParameter: Neither or both are given.
+        typer.BadParameter: That is what is given.
     """
+    if addresses and cwd is not None:
+        raise typer.BadParameter(
+            "--cwd is for processes that are started; a running simulator has its own directory"
+        )
     if bool(command) == bool(addresses):
         raise typer.BadParameter(
             "give the command that starts the simulator, as in 'ppx check -- ./tau_decay', or the address of a "
@@ -98,51 +169,84 @@ def refuse_existing(output: Path | None) -> None:
         raise StoreError(f"there is something at {output} already; choose another --output or remove it")
 
 
-def parse_observations(texts: Sequence[str]) -> dict[str | tuple[str, int], NDArray[np.float64]]:
-    """Observations as given with `--observe`.
+def parse_observations(texts: Sequence[str]) -> Given:
+    """Observations as given with `--observe`, names as they are written.
 
     Args:
-        texts: `NAME=VALUE` with a number or a JSON array, or `NAME=@FILE` with a .npy, .json or .csv file; a name
-            `y[1]` is the second visit of y. `@FILE.json` alone holds an object of names and values.
+        texts: `NAME=VALUE` with a number or a JSON array, or `NAME=@FILE` with a .npy, .json or .csv file. Nothing, NA,
+            NaN and null stand for what was not measured. `@FILE.json` alone holds an object of names and values.
 
     Raises:
         ObservationError: A text or a file cannot be understood, or a name occurs twice.
     """
-    observations: dict[str | tuple[str, int], NDArray[np.float64]] = {}
+    observations: dict[str, Tensor | None] = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals and text.startswith("@"):
-            found = _from_object(Path(text[1:]))
-        elif equals and name.strip():
-            found = {_key(name.strip()): _value(name.strip(), value.strip())}
-        else:
-            raise ObservationError(
-                f"--observe {text!r} is not NAME=VALUE, NAME=@FILE or @FILE.json; write for example y=1.5"
-            )
+        found = _from_object(Path(text[1:])) if text.startswith("@") else _named(text)
         if twice := found.keys() & observations.keys():
-            raise ObservationError(f"observation {sorted(map(str, twice))[0]!r} is given twice; give it once")
+            raise ObservationError(f"observation {sorted(twice)[0]!r} is given twice; give it once")
         observations.update(found)
     return observations
 
 
-def _key(name: str) -> str | tuple[str, int]:
-    visit = _VISIT.fullmatch(name)
-    return (visit[1], int(visit[2])) if visit else name
+def resolve_observations(
+    observations: Given, simulator: Simulator, partial: Sequence[str] | None = None
+) -> ObservationSet:
+    """The set to condition on: `y[1]` is the observation of that name, or else the second visit of y.
+
+    If there is such a name, a few prior traces are executed to see which names the simulator observes.
+
+    Args:
+        observations: As `parse_observations` gives them.
+        simulator: The simulator.
+        partial: Names of which not all visits are given; `*` stands for all.
+
+    Raises:
+        ObservationError: A visit is given twice, or `partial` has another name.
+    """
+    visits = {name: visit for name in observations if (visit := _VISIT.fullmatch(name))}
+    if visits and (observed := _observed(simulator, visits)):
+        visits = {name: visit for name, visit in visits.items() if name not in observed}
+    keys = {name: (visit[1], int(visit[2])) for name, visit in visits.items()}
+    whole = "*" in (partial or ())
+    return ObservationSet(
+        {keys.get(name, name): value for name, value in observations.items()},
+        partial=True if whole else [keys[n][0] if n in keys else n for n in partial or ()],
+    )
 
 
-def _value(name: str, text: str) -> NDArray[np.float64]:
-    if text.startswith("@"):
-        return _from_file(name, Path(text[1:]))
-    try:
-        return _array(name, json.loads(text))
-    except json.JSONDecodeError:
+def _observed(simulator: Simulator, visits: Mapping[str, re.Match[str]]) -> set[str]:
+    """Names that prior traces observe: of one, or of some if that says nothing of the names in question."""
+    observed: set[str] = set()
+    for num_traces in (1, _FEW_TRACES):
+        traces = simulator.prior(num_traces)
+        entries = [traces.addresses[i] for i in set(traces.observations.address_id.tolist())]
+        observed = {text for entry in entries for text in (entry.name, entry.address)}
+        if all(name in observed or visit[1] in observed for name, visit in visits.items()):
+            break
+    return observed
+
+
+def _named(text: str) -> dict[str, Tensor | None]:
+    """`NAME=VALUE`; a name may hold `=`, as in `rate[k=1]=3`, so the first one counts behind which there is a value."""
+    starts = [i for i, character in enumerate(text) if character == "=" and text[:i].strip()]
+    if not starts:
         raise ObservationError(
-            f"the value {text!r} of observation {name!r} is neither a number nor a JSON array; "
-            f"a file is written as {name}=@FILE"
-        ) from None
+            f"--observe {text!r} is not NAME=VALUE, NAME=@FILE or @FILE.json; write for example y=1.5"
+        )
+    for start in starts:
+        name, value = text[:start].strip(), text[start + 1 :].strip()
+        if value.startswith("@"):
+            return {name: _from_file(name, Path(value[1:]))}
+        with suppress(json.JSONDecodeError):
+            return {name: None if value in _MISSING else _array(name, json.loads(value))}
+    name, _, value = text.partition("=")
+    raise ObservationError(
+        f"the value {value.strip()!r} of observation {name.strip()!r} is neither a number nor a JSON array; "
+        f"a file is written as {name.strip()}=@FILE, and nothing behind {name.strip()}= is what was not measured"
+    )
 
 
-def _from_file(name: str, path: Path) -> NDArray[np.float64]:
+def _from_file(name: str, path: Path) -> Tensor | None:
     try:
         match path.suffix.lower():
             case ".npy":
@@ -150,27 +254,57 @@ def _from_file(name: str, path: Path) -> NDArray[np.float64]:
             case ".json":
                 return _array(name, json.loads(path.read_text(encoding="utf-8")))
             case ".csv" | ".txt":
-                delimiter = "," if path.suffix.lower() == ".csv" else None
-                return _array(name, np.loadtxt(path, delimiter=delimiter, ndmin=1))
+                return _from_table(name, path)
     except (OSError, EOFError, ValueError) as error:
+        if isinstance(error, ObservationError):
+            raise
         raise ObservationError(f"cannot read observation {name!r} from {path}: {error}") from error
     raise ObservationError(
         f"observation {name!r} comes from {path}, whose kind is not known; use a .npy, .json, .csv or .txt file"
     )
 
 
-def _from_object(path: Path) -> dict[str | tuple[str, int], NDArray[np.float64]]:
+def _from_table(name: str, path: Path) -> Tensor | None:
+    """Numbers in rows and columns; one row or column is a vector. Empty fields and NA are what was not measured."""
+    delimiter = "," if path.suffix.lower() == ".csv" else None
+    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    rows: list[list[float]] = []
+    for number, line in enumerate(lines, start=1):
+        content = line.partition("#")[0].strip()
+        if not content and "#" in line:
+            continue
+        fields = [field.strip().strip('"') for field in content.split(delimiter)] or [""]
+        if fields == [""]:
+            raise ObservationError(
+                f"line {number} of {path} is empty; write NA for an observation {name!r} that was not measured, or "
+                "remove the line"
+            )
+        try:
+            rows.append([np.nan if field in _MISSING else float(field) for field in fields])
+        except ValueError:
+            header = "a header, which must be removed" if number == 1 else "no row of numbers"
+            raise ObservationError(
+                f"cannot read observation {name!r} from {path}: line {number}, {line[:60]!r}, is {header}; the file "
+                "must hold the numbers of one observation, and NA or nothing where none was measured"
+            ) from None
+        if len(rows[-1]) != len(rows[0]):
+            raise ObservationError(
+                f"cannot read observation {name!r} from {path}: line {number} has {len(rows[-1])} fields, those before "
+                f"it {len(rows[0])}"
+            )
+    array = np.array(rows, np.float64)
+    return _array(name, array.ravel() if 1 in array.shape else array)
+
+
+def _from_object(path: Path) -> dict[str, Tensor | None]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ObservationError(f"cannot read observations from {path}: {error}") from error
     if not isinstance(document, dict):
         raise ObservationError(f'{path} holds no JSON object; write {{"name": value, ...}}, or NAME=@{path}')
-    return {_key(name): _array(name, value) for name, value in document.items()}
+    return {name: _array(name, value) for name, value in document.items()}
 
 
-def _array(name: str, value: object) -> NDArray[np.float64]:
-    try:
-        return np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ObservationError(f"observation {name!r} is not an array of numbers: {error}") from error
+def _array(name: str, value: object) -> Tensor | None:
+    return None if value is None else as_numbers(value, f"observation {name!r}")

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from ppx_inference.cli.console import Interrupted, note, reported, show_json
@@ -15,14 +16,19 @@ from ppx_inference.cli.options import (
     Addresses,
     AsJson,
     Command,
+    Cwd,
     Observe,
+    Partial,
     Quiet,
     Seed,
+    StartTimeout,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     parse_observations,
     refuse_existing,
+    resolve_observations,
     shown,
 )
 from ppx_inference.cli.summary import posterior_document, show_posterior
@@ -30,6 +36,7 @@ from ppx_inference.failures import FailureLog
 from ppx_inference.posterior import Posterior
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
+from ppx_server.observations import ObservationSet
 
 
 class Engine(StrEnum):
@@ -60,6 +67,7 @@ def posterior(
     command: Command = None,
     addresses: Addresses = None,
     observe: Observe = None,
+    partial: Partial = None,
     engine: Annotated[
         Engine | None,
         typer.Option(
@@ -102,6 +110,9 @@ def posterior(
     workers: Workers = 4,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
+    start_timeout: StartTimeout = None,
+    cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -114,6 +125,8 @@ def posterior(
 
       ppx posterior --observe y0=8 --observe y1=9 -- python gaussian.py
 
+      ppx posterior --observe y0=8 --observe y1= -- python gaussian.py    (y1 was not measured)
+
       ppx posterior --proposal checkpoint --observe image=@event.npy -o result -- ./sim
 
       ppx posterior -e rmh --observe image=@event.npy --address tcp://localhost:5555
@@ -121,13 +134,22 @@ def posterior(
     chosen = engine or (Engine.IC if proposal is not None else Engine.RMH)
     given = {"num_chains": num_chains, "burn_in": burn_in, "thinning": thinning, "step_size": step_size}
     settings = _settings(chosen, given, proposal)
-    observations = parse_observations(observe or [])
-    if not observations:
+    given_observations = parse_observations(observe or [])
+    if not given_observations:
         raise ObservationError("nothing is observed; give at least one --observe NAME=VALUE")
     refuse_existing(output)
     run = {"num_traces": num_traces, "seed": seed, "progress": shown(is_quiet), **settings}
-    invocation = Invocation(command, addresses, observe or [])
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+    invocation = Invocation(command, addresses, observe or [], cwd)
+    with open_simulator(
+        command,
+        addresses,
+        workers=workers,
+        timeout=timeout,
+        start_timeout=start_timeout,
+        cwd=cwd,
+        uncontrolled=uncontrolled,
+    ) as simulator:
+        observations = resolve_observations(given_observations, simulator, partial)
         log = FailureLog(simulator, simulator.num_workers)
         try:
             found = _infer(chosen, log, observations, run)
@@ -142,6 +164,8 @@ def posterior(
         found.save(output)
     if not as_json:
         show_posterior(found)
+        if unmeasured := _left_out(found, observations):
+            note(f"not given, so taken as not measured: {', '.join(unmeasured)}")
     report_failures(log.report(), output, invocation)
     if found.provenance.interrupted:
         where = f"in {output}" if output else "summarised, but not saved; --output saves them"
@@ -169,8 +193,16 @@ def _settings(engine: Engine, given: Mapping[str, Any], proposal: Path | None) -
     return settings if proposal is None else {**settings, "proposal": proposal}
 
 
+def _left_out(posterior: Posterior, observations: ObservationSet) -> list[str]:
+    """Names that the traces observe and draw, since nothing was said of them."""
+    traces = posterior.traces
+    drawn = traces.observations.address_id[np.diff(traces.observations.data_offsets) > 0]
+    entries = [traces.addresses[i] for i in np.unique(drawn).tolist()]
+    return sorted({e.name for e in entries if not {e.name, e.address} & set(observations.names)})
+
+
 def _infer(
-    engine: Engine, simulator: Executes, observations: Mapping[Any, Any], run: dict[str, Any]
+    engine: Engine, simulator: Executes, observations: ObservationSet, run: dict[str, Any]
 ) -> Posterior:
     match engine:
         case Engine.IMPORTANCE:

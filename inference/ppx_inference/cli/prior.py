@@ -18,9 +18,12 @@ from ppx_inference.cli.options import (
     Addresses,
     AsJson,
     Command,
+    Cwd,
     Quiet,
     Seed,
+    StartTimeout,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     refuse_existing,
@@ -57,6 +60,9 @@ def prior(
     workers: Workers = 4,
     seed: Seed = 0,
     timeout: Timeout = 60.0,
+    start_timeout: StartTimeout = None,
+    cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -74,8 +80,16 @@ def prior(
     """
     if output is not None and not (output / MANIFEST).exists():
         refuse_existing(output)
-    invocation = Invocation(command, addresses)
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+    invocation = Invocation(command, addresses, cwd=cwd)
+    with open_simulator(
+        command,
+        addresses,
+        workers=workers,
+        timeout=timeout,
+        start_timeout=start_timeout,
+        cwd=cwd,
+        uncontrolled=uncontrolled,
+    ) as simulator:
         if output is None:
             _summarise(simulator, num_traces, seed, shown(is_quiet), invocation, as_json=as_json)
             return

@@ -12,20 +12,26 @@ import typer
 from numpy.typing import NDArray
 
 from ppx_inference import failures
+from ppx_inference.arguments import MOST_SEED, MOST_TRACES
 from ppx_inference.cli.console import FAILED, fail, number, reported, show, show_json, table, warn
 from ppx_inference.cli.options import (
     Addresses,
     AsJson,
     Command,
+    Cwd,
+    Given,
     Observe,
+    StartTimeout,
     Timeout,
+    Uncontrolled,
     check_one_way,
     parse_observations,
+    resolve_observations,
 )
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import SimulatorStartError
+from ppx_server.command import Command as Program
+from ppx_server.errors import SimulatorStartError, StoreError
 from ppx_server.executor import FailurePolicy
-from ppx_server.observations import Observations
 from ppx_server.process import SimulatorProcess
 from ppx_server.script import ScriptBatch
 from ppx_server.store import TraceStore
@@ -38,12 +44,14 @@ _SHOWN_NUMBERS = 8
 @reported
 def replay(
     index: Annotated[
-        int, typer.Option("--index", "-i", min=0, help="Index of the trace.", show_default=False)
+        int,
+        typer.Option("--index", "-i", min=0, max=MOST_TRACES, help="Index of the trace.", show_default=False),
     ],
     command: Command = None,
     addresses: Addresses = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the run; by default 0.", show_default=False)
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Seed of the run; by default 0.", show_default=False),
     ] = None,
     failed: Annotated[
         Path | None,
@@ -62,6 +70,9 @@ def replay(
     ] = None,
     observe: Observe = None,
     timeout: Timeout = 60.0,
+    start_timeout: StartTimeout = None,
+    cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     as_json: AsJson = False,
 ) -> None:
     """Executes one trace again, and shows every draw, observation, tag and result, or why it fails.
@@ -79,8 +90,8 @@ def replay(
       ppx replay --store traces --index 1234 -- ./tau_decay
     """
     script, recorded = _script(index, seed, failed, store)
-    observations = parse_observations(observe or []) or None
-    reach = _Reach(command, addresses, timeout)
+    observations = parse_observations(observe or [])
+    reach = _Reach(command, addresses, timeout, start_timeout, cwd, uncontrolled or ())
     traces, output = reach.execute(script, observations)
     if traces.status[0] == Status.FAILED and len(traces.value) == len(script.value):
         # It died, and took what it had drawn with it. Told every draw, we know how far it gets.
@@ -110,7 +121,14 @@ def _script(
     if store is not None:
         if seed is not None:
             raise typer.BadParameter("the store knows its seed; leave --seed out")
-        recorded = TraceStore.open(store).trace(index)
+        opened = TraceStore.open(store)
+        keep = opened.metadata.get("provenance", {}).get("settings", {}).get("keep", "all")
+        if keep != "all":
+            raise StoreError(
+                f"{store} holds no more of its traces than keep={keep!r}, so they cannot be executed again; infer with "
+                "keep='all'"
+            )
+        recorded = opened.trace(index)
         return ScriptBatch.replay(recorded), recorded
     if failed is not None:
         return failures.load(failed, index, seed).script, None
@@ -124,28 +142,33 @@ class _Reach:
     command: Sequence[str] | None
     addresses: Sequence[str] | None
     timeout: float
+    start_timeout: float | None
+    cwd: Path | None
+    uncontrolled: Sequence[str]
 
     def execute(
-        self, script: ScriptBatch, observations: Observations | None, *, batches: bool = True
+        self, script: ScriptBatch, observations: Given, *, batches: bool = True
     ) -> tuple[TraceBatch, str]:
         """One trace, and what the simulator printed."""
-        check_one_way(self.command, self.addresses)
-        process = SimulatorProcess(self.command) if self.command else None
+        check_one_way(self.command, self.addresses, self.cwd)
+        process = SimulatorProcess(Program.of(self.command, self.cwd)) if self.command else None
         try:
             with Simulator(
                 address=self.addresses if process is None else process.address,
                 timeout=self.timeout,
-                start_timeout=min(self.timeout, 30.0),
+                start_timeout=self.start_timeout,
                 policy=FailurePolicy(retries=0, most=1.0),
+                uncontrolled=self.uncontrolled,
+                keep_uncontrolled=True,
                 batches=batches,
             ) as simulator:
-                return simulator.execute(script, observations), _output(process)
+                given = resolve_observations(observations, simulator) if observations else None
+                return simulator.execute(script, given), _output(process)
         except SimulatorStartError as error:
             if process is None or process.exit_code() is None:
                 raise
-            raise SimulatorStartError(
-                f"the simulator ended before it answered: {process.describe_end()}"
-            ) from error
+            ended = f"the simulator ended before it answered: {process.describe_end()}"
+            raise SimulatorStartError(process.last_words(ended)) from error
         finally:
             if process is not None:
                 process.stop()
@@ -156,7 +179,7 @@ def _output(process: SimulatorProcess | None) -> str:
     if process is None:
         return ""
     ended = process.wait(0.2) is not None
-    text = process.describe_end() if ended else process.quote_output()
+    text = process.last_words(process.describe_end()) if ended else process.quote_output()
     return text.removeprefix("; its last output:").strip("\n")
 
 
@@ -218,7 +241,7 @@ def _draws(traces: TraceBatch) -> Iterator[dict[str, Any]]:
         flags = DrawFlag(int(traces.flags[row]))
         chosen = "forced" if flags & DrawFlag.FORCED else "prior"
         yield {
-            "ordinal": row,
+            "ordinal": int(traces.ordinals[row]),
             "address": address.address,
             "name": address.name or address.address,
             "visit": key[1],
@@ -276,11 +299,17 @@ def _difference(traces: TraceBatch, recorded: TraceBatch) -> str:
     remedy = (
         "the simulator has changed since, or draws random numbers that PPX does not know of (see ppx check)"
     )
-    for ordinal, (ours, theirs) in enumerate(zip(_draws(traces), _draws(recorded), strict=False)):
+    # What was left to the prior may not have been recorded, here or there.
+    both, here, there = np.intersect1d(traces.ordinals, recorded.ordinals, return_indices=True)
+    ours, theirs = list(_draws(traces)), list(_draws(recorded))
+    for ordinal, i, j in zip(both.tolist(), here.tolist(), there.tolist(), strict=True):
         for what in ("address", "family", "params", "value"):
-            if ours[what] != theirs[what]:
-                return f"draw {ordinal} has {what} {ours[what]}, the recorded trace {theirs[what]}: {remedy}"
-    lengths = len(traces.value), len(recorded.value)
-    if lengths[0] != lengths[1]:
-        return f"it makes {lengths[0]} draws, the recorded trace {lengths[1]}: {remedy}"
+            if ours[i][what] != theirs[j][what]:
+                return f"draw {ordinal} has {what} {ours[i][what]}, the recorded trace {theirs[j][what]}: {remedy}"
+    for made, other in ((traces, recorded), (recorded, traces)):
+        rows = np.flatnonzero(made.controlled & ~np.isin(made.ordinals, other.ordinals))
+        if len(rows):
+            whose = "it makes a draw" if made is traces else "the recorded trace has a draw"
+            ordinal = int(made.ordinals[rows[0]])
+            return f"{whose} {ordinal} ({_name(made, made.address_id[rows[0]])}), and the other has none: {remedy}"
     return ""

@@ -7,6 +7,8 @@ from typing import Any
 
 from ppx_inference.cli.console import number, show, table
 from ppx_inference.posterior import Posterior, SummaryRow
+from ppx_inference.ruled_out import explain
+from ppx_server.completeness import mismatches
 
 _MAX_SHOWN = 40
 """Rows of a table on the screen; all are in the JSON document, and can be asked for by name."""
@@ -54,6 +56,8 @@ def show_posterior(posterior: Posterior, names: Sequence[str] = ()) -> None:
     if len(rows) > _MAX_SHOWN and not names:
         show(f"and {len(rows) - _MAX_SHOWN} more; ask for them by name")
     show(diagnostics_line(posterior))
+    if len(mismatches(posterior.traces)) and (text := explain(posterior.traces)) not in posterior.doubts:
+        show(text)
 
 
 def diagnostics_line(posterior: Posterior) -> str:

@@ -13,9 +13,12 @@ from ppx_inference.cli.options import (
     Addresses,
     AsJson,
     Command,
+    Cwd,
     Quiet,
     Seed,
+    StartTimeout,
     Timeout,
+    Uncontrolled,
     Workers,
     open_simulator,
     refuse_existing,
@@ -69,6 +72,9 @@ def train(
     workers: Workers = 4,
     seed: Seed = 1,  # not the default of ppx posterior, whose random numbers should be new to the network
     timeout: Timeout = 60.0,
+    start_timeout: StartTimeout = None,
+    cwd: Cwd = None,
+    uncontrolled: Uncontrolled = None,
     is_quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -91,7 +97,15 @@ def train(
 
     known = Proposal.load(output, device=device) if resume and (output / "proposal.json").exists() else None
     config = _config(known, lstm_size, batch_size, learning_rate, max_seconds)
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+    with open_simulator(
+        command,
+        addresses,
+        workers=workers,
+        timeout=timeout,
+        start_timeout=start_timeout,
+        cwd=cwd,
+        uncontrolled=uncontrolled,
+    ) as simulator:
         names = observed or (list(known.observed) if known else _observed(simulator, seed))
         log = FailureLog(simulator, simulator.num_workers)
         try:
@@ -111,7 +125,7 @@ def train(
                 note(f"what was learnt before is in {output}; go on with --resume")
             raise
         finally:
-            report_failures(log.report(), output, Invocation(command, addresses))
+            report_failures(log.report(), output, Invocation(command, addresses, cwd=cwd))
     _report(proposal, output, as_json=as_json)
 
 

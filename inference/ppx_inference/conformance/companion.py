@@ -48,7 +48,7 @@ class Companion:
 
     def _await(self, running: Running) -> None:
         """Waits for its first answer, or its end."""
-        patience, last = _FIRST_LOOK_SECONDS, time.monotonic() + self._subject.start_timeout
+        patience, last = _FIRST_LOOK_SECONDS, time.monotonic() + self._subject.start_seconds
         while True:
             left = last - time.monotonic()
             try:

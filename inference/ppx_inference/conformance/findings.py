@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
-from ppx_inference.simulator import Simulator
+from ppx_inference.simulator import Simulator, start_seconds
+from ppx_server.command import Command
 from ppx_server.executor import FailurePolicy
 from ppx_server.process import SimulatorProcess
 
-_START_SECONDS = 30.0
 _TOLERANT = FailurePolicy(retries=0, most=1.0)
 """Checks count failed traces themselves."""
 
@@ -76,6 +77,9 @@ class Subject:
         num_traces: How many prior traces to look at, if `seconds` allow.
         seconds: How long the whole kit should take, about.
         runs: How many runs to look for leaks in, if `seconds` allow.
+        start_timeout: Seconds until it must have answered the first message; None for the default of `Simulator`.
+        cwd: Folder that holds what the program reads by relative paths.
+        uncontrolled: Patterns of draws that are left to the prior.
     """
 
     command: Sequence[str] = ()
@@ -85,6 +89,9 @@ class Subject:
     num_traces: int = 400
     seconds: float = 30.0
     runs: int = 10_000
+    start_timeout: float | None = None
+    cwd: Path | None = None
+    uncontrolled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.address):
@@ -117,7 +124,10 @@ class Subject:
             num_workers=1,
             timeout=self.timeout,
             start_timeout=self.start_timeout,
+            cwd=self.cwd,
             policy=_TOLERANT,
+            uncontrolled=self.uncontrolled,
+            keep_uncontrolled=True,
             batches=batches,
         )
 
@@ -143,15 +153,19 @@ class Subject:
         return Simulator(
             address=address,
             timeout=timeout or self.timeout,
-            start_timeout=start_timeout or self.start_timeout,
+            start_timeout=start_timeout or self.start_seconds,
             policy=_TOLERANT,
+            uncontrolled=self.uncontrolled,
+            keep_uncontrolled=True,
             batches=batches,
         )
 
     @property
-    def start_timeout(self) -> float:
-        """Seconds within which it must answer the first message."""
-        return _START_SECONDS if self.command else min(self.timeout, _START_SECONDS)
+    def start_seconds(self) -> float:
+        """How long to wait for its first answer: it may have to start, or is running and answers within `timeout`."""
+        if not self.command and self.start_timeout is None:
+            return min(self.timeout, start_seconds(None, 0.0))
+        return start_seconds(self.start_timeout, self.timeout)
 
     @contextmanager
     def running(self) -> Iterator[Running]:
@@ -165,7 +179,7 @@ class Subject:
         if not self.command:
             yield Running(self.address, None)
             return
-        process = SimulatorProcess(self.command)
+        process = SimulatorProcess(Command.of(self.command, self.cwd))
         try:
             yield Running(process.address, process)
         finally:

@@ -32,7 +32,6 @@ SYSTEM_NAME = "ppx check"
 _SLICE_MS = 20  # between two looks at whether the process still lives
 _RECONNECT_MS, _RECONNECT_MAX_MS = 5, 100
 _LAST_WORDS_MS = 100  # what a process sent just before it ended
-_START_SECONDS = 30.0
 _PATIENCE = 4.0
 _PATIENCE_TRACES = 30.0
 _MOST_TRACES, _LEAST_TRACES = 8, 2
@@ -77,7 +76,7 @@ class Stage:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.patience = min(subject.timeout, _START_SECONDS)
+        self.patience = subject.start_seconds
         self.greeting: HandshakeResult | None = None
         self.num_lost = 0
         self._trace_seconds = 0.0
@@ -110,7 +109,7 @@ class Stage:
         self.patience = patience
         if not answers and self._running.process is not None:
             self._stack.close()
-            self.patience = min(self.subject.timeout, _START_SECONDS)
+            self.patience = self.subject.start_seconds
             self._running = self._stack.enter_context(self.subject.running())
             answers = self._answers()
             self._follow()

@@ -38,13 +38,18 @@ from torch.utils.hooks import RemovableHandle
 
 from ppx_proposals.optim.growing import extend
 from ppx_proposals.optim.joined import Joined, Layout, Run
-from ppx_proposals.optim.settings import MULTIPLICATIVE_BETA, SHARED, Group, check_settings
+from ppx_proposals.optim.learned import Learned, unmark
+from ppx_proposals.optim.settings import (
+    MULTIPLICATIVE_BETA,
+    SHARED,
+    Group,
+    check_settings,
+    refuse_not_offered,
+)
 
 Transform = Callable[[list[Tensor], list[Tensor]], None]
 """Called with all parameters that have a gradient, and with one tensor for each, to be changed in place."""
 _DIRECTION = "direction"
-_SCHEDULED = "initial_lr"
-"""What torch's schedulers leave in the groups of an optimizer."""
 
 
 class _Work(NamedTuple):
@@ -60,7 +65,7 @@ class HypergradientOptimizer(Optimizer):
 
     Every group carries `lr`, `weight_decay`, and what `settings.hypergradient_settings` describes; `p.grad` is not
     touched. State per parameter: `direction` is D_{t-1}, a view of one tensor for many parameters, to be changed only
-    in place. Do not combine with a learning rate scheduler: the learning rate is state, not a setting.
+    in place. The learning rate is state, not a setting: what a scheduler writes is refused, `set_lr` is for users.
 
     With DistributedDataParallel every process sees the reduced gradients and so learns the same alpha. On a GPU the
     step waits for the dot product of every group, or once if all share alpha, because alpha is a float; and for the
@@ -86,6 +91,7 @@ class HypergradientOptimizer(Optimizer):
         self._layouts: dict[int, tuple[list[Tensor], list[Layout]]] = {}
         if not hasattr(self, "_gradient_transforms"):
             self._clear()
+        self._learned.forget()
         super().__setstate__(state)
         for group in self.param_groups:
             for key, value in self.defaults.items():
@@ -93,7 +99,7 @@ class HypergradientOptimizer(Optimizer):
             group.setdefault("step_size", group["lr"])
             self._choose_hypergrad_lr(group)
             if group["hypergrad_lr"] != 0:
-                group.pop(_SCHEDULED, None)
+                unmark(group)
 
     def _choose_hypergrad_lr(self, settings: Group) -> None:
         if settings["hypergrad_lr"] is None:
@@ -102,6 +108,7 @@ class HypergradientOptimizer(Optimizer):
 
     def _clear(self) -> None:
         self._layouts = {}
+        self._learned = Learned("set_lr(...)")
         self._gradient_transforms: OrderedDict[int, Transform] = OrderedDict()
         self._direction_transforms: OrderedDict[int, Transform] = OrderedDict()
 
@@ -113,7 +120,9 @@ class HypergradientOptimizer(Optimizer):
 
         Raises:
             ValueError: A setting is outside its domain, or differs from the other groups' where all share one alpha.
+            TypeError: It is one of torch's that is not offered here.
         """
+        refuse_not_offered(param_group)
         settings = {**self.defaults, **param_group}
         if settings["scope"] == "global" and self.param_groups:
             shared = {key: self.param_groups[0][key] for key in (*SHARED, "num_steps")}
@@ -137,6 +146,29 @@ class HypergradientOptimizer(Optimizer):
             ValueError: A parameter is in a group already, or is not a leaf.
         """
         extend(self.param_groups, params, group=group)
+
+    def set_lr(self, lr: float, *, group: int | None = None) -> None:
+        """Sets alpha, which is learned from there on; for a restart, say.
+
+        Args:
+            lr: The learning rate, within `lr_bounds`.
+            group: Number of the group; None for all.
+
+        Raises:
+            ValueError: It is outside `lr_bounds`, or of one group of several that share one alpha.
+        """
+        if group is not None and len(self.param_groups) > 1 and self.param_groups[0]["scope"] == "global":
+            raise ValueError('with scope="global" all groups share one alpha; leave `group` out')
+        numbers = range(len(self.param_groups)) if group is None else (group,)
+        for number in numbers:
+            low, high = self.param_groups[number]["lr_bounds"]
+            if not low <= lr <= high or not math.isfinite(lr):
+                raise ValueError(
+                    f"lr must be finite and within lr_bounds {low, high} of group {number}, not {lr}"
+                )
+        for number in numbers:
+            self.param_groups[number]["lr"] = self.param_groups[number]["step_size"] = float(lr)
+            self._learned.forget(number)
 
     def register_gradient_transform(self, hook: Transform) -> RemovableHandle:
         """Adds what changes the gradient, in place, after h_t was taken and before the direction is made from it.
@@ -175,7 +207,7 @@ class HypergradientOptimizer(Optimizer):
             The closure's loss.
 
         Raises:
-            ValueError: A gradient is sparse or complex, or a scheduler is at work on a learning rate that is learned;
+            ValueError: A gradient is sparse or complex, or somebody else writes a learning rate that is learned;
                 nothing has changed then.
         """
         loss = None
@@ -184,11 +216,7 @@ class HypergradientOptimizer(Optimizer):
                 loss = closure()
         for number, group in enumerate(self.param_groups):
             _check_gradients(number, group["params"])
-            if group["hypergrad_lr"] != 0 and _SCHEDULED in group:
-                raise ValueError(
-                    f"a learning rate scheduler is at work on group {number}, which learns its own; leave the "
-                    "scheduler out (settle= and BoundWarmUp are for learned rates), or set hypergrad_lr=0"
-                )
+            self._learned.check(number, group, _alpha(group))
         groups = [self._begin(number, group) for number, group in enumerate(self.param_groups)]
         works = [work for work in groups if work is not None]
         if works and works[0].group["scope"] == "global":
@@ -196,6 +224,8 @@ class HypergradientOptimizer(Optimizer):
         else:
             for work in works:
                 self._adapt([work], [work.group])
+        for number, group in enumerate(self.param_groups):
+            self._learned.leave(number, _alpha(group))
         self._transform_gradients(works)
         self._move_all(works)
         return loss
@@ -333,6 +363,11 @@ def _registered(hooks: OrderedDict[int, Transform], hook: Transform) -> Removabl
     handle = RemovableHandle(hooks)
     hooks[handle.id] = hook
     return handle
+
+
+def _alpha(group: Group) -> dict[str, float]:
+    """What a group learns."""
+    return {"lr": group["lr"]} if group["hypergrad_lr"] != 0 else {}
 
 
 def _check_gradients(number: int, params: list[Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 Group = dict[str, Any]
@@ -10,6 +11,8 @@ RULES = ("additive", "multiplicative")
 MULTIPLICATIVE_BETA = 0.02
 """beta of the paper for the multiplicative rule."""
 SCOPES = ("group", "global")
+NOT_OFFERED = ("amsgrad", "maximize", "dampening", "foreach", "fused", "capturable", "differentiable")
+"""Settings that optimizers of torch.optim take and these do not."""
 SHARED = ("lr", "hypergrad_lr", "rule", "lr_bounds", "scope", "settle")
 
 
@@ -38,6 +41,7 @@ def hypergradient_settings(given: HypergradientSettings) -> dict[str, Any]:
     Raises:
         TypeError: There is no such setting.
     """
+    refuse_not_offered(given)
     known = HypergradientSettings.__annotations__
     for name in given:
         if name not in known:
@@ -53,6 +57,20 @@ def hypergradient_settings(given: HypergradientSettings) -> dict[str, Any]:
         "num_steps": 0,
         **given,
     }
+
+
+def refuse_not_offered(given: Mapping[str, Any]) -> None:
+    """Refuses what torch's optimizers take and these do not, also in the settings of one group.
+
+    Raises:
+        TypeError: It is among the settings.
+    """
+    for name in NOT_OFFERED:
+        if name in given:
+            raise TypeError(
+                f"hypergradient optimizers have no {name!r}, which torch.optim has; leave it out"
+                + (" and minimise the negative loss" if name == "maximize" else "")
+            )
 
 
 def check_settings(settings: Group, groups: list[Group]) -> None:

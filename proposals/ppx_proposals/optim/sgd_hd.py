@@ -42,9 +42,9 @@ class SGDHD(HypergradientOptimizer):
         params: ParamsT,
         lr: float = 1e-3,
         momentum: float = 0.0,
+        *,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        *,
         hypergrad_lr: float | None = None,
         **settings: Unpack[HypergradientSettings],
     ) -> None:

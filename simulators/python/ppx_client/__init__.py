@@ -48,7 +48,7 @@ from ppx_client.errors import (
 )
 from ppx_client.local import seed
 from ppx_client.serving import serve
-from ppx_client.statements import observe, rejection, sample, scope, tag
+from ppx_client.statements import observe, rejection, sample, scope, tag, uncontrolled
 from ppx_client.version import __version__
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ __all__ = [
     "seed",
     "serve",
     "tag",
+    "uncontrolled",
 ]
 
 

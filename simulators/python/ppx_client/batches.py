@@ -18,12 +18,13 @@ from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical
 from ppx_client.philox import Numbers, Stream, uniforms
 from ppx_client.scripts import Choices, Cursor, ScriptedTrace
-from ppx_client.sites import Site, Sites
+from ppx_client.sites import Left, Site, Sites
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ppx_client.buffers import Tensor
+    from ppx_client.columns import Given
 
     Floats = NDArray[np.float64]
 
@@ -46,11 +47,15 @@ class Expected:
 
     draws: int = 8
     observations: int = 8
+    unmeasured: int = 0
 
-    def learn(self, draws: Sequence[int], observations: Sequence[int]) -> None:
+    def learn(self, draws: Sequence[int], observations: Sequence[int], *, is_prior: bool) -> None:
         """Takes the numbers that the traces of a batch used into account."""
         self.draws = _most(draws, self.draws)
-        self.observations = _most(observations, self.observations)
+        if is_prior:
+            self.observations = _most(observations, self.observations)
+        else:  # mostly none
+            self.unmeasured = sorted(observations)[int(0.9 * len(observations))] if observations else 0
 
 
 def _most(counts: Sequence[int], before: int) -> int:
@@ -67,6 +72,8 @@ class Batch:
         sites: The addresses of the simulator.
         choices: What the scripts force.
         observations: Values to condition on, None if observations are drawn.
+        draws_missing: Whether an observe is drawn that they have no fitting value for; else its trace fails.
+        left: What the controller leaves to the prior.
         asks: Whether traces end at a draw that their script does not cover.
         result: What happened so far.
     """
@@ -76,10 +83,15 @@ class Batch:
         script: RunBatch,
         sites: Sites,
         chosen: Sequence[Site | None],
-        observations: dict[tuple[str, int], Tensor] | None,
+        observations: Given | None,
+        left: Left,
+        *,
+        draws_missing: bool,
     ) -> None:
         self.sites = sites
+        self.left = left
         self.observations = observations
+        self.draws_missing = draws_missing
         self.asks = script.ask
         self.choices = Choices(chosen, script.instance.tolist(), script.value.tolist(), script.z.tolist())
         self.result = BatchResult(script.batch)
@@ -87,6 +99,7 @@ class Batch:
         self._used: list[Site] = []
         self._num_draws: list[int] = []
         self._num_observed: list[int] = []
+        self._left_out = False
         self._weighed: dict[tuple[int, int], tuple[array[int], array[float], array[float]]] = {}
 
     def run(self, execute: Execute, expected: Expected) -> BatchResult:
@@ -94,7 +107,7 @@ class Batch:
         start = time.perf_counter()
         try:
             draws = self._numbers(Stream.DRAWS, expected.draws)
-            drawn = expected.observations if self.observations is None else 0
+            drawn = expected.observations if self.observations is None else expected.unmeasured
             observed = self._numbers(Stream.OBSERVATIONS, drawn)
             limits = pairwise(self._script.offsets.tolist())
             for own, own_observed, (first, stop) in zip(draws, observed, limits, strict=True):
@@ -103,7 +116,9 @@ class Batch:
         finally:
             for site in self._used:
                 site.vector = None
-        expected.learn(self._num_draws, self._num_observed)
+        expected.learn(self._num_draws, self._num_observed, is_prior=self.observations is None)
+        if not self._left_out:
+            del self.result.ordinal[:]
         self._weigh_draws()
         self._weigh_observations()
         self.result.seconds = time.perf_counter() - start
@@ -140,9 +155,9 @@ class Batch:
         elif value is not None and value.size:
             result.results.add(self.sites.number("", "", 0, value.shape), 0, value)
         trace.close()
+        self._left_out |= trace.num_left_out > 0
         self._num_draws.append(trace.num_draws - trace.num_in_arrays)
-        if self.observations is None:
-            self._num_observed.append(trace.num_observed - trace.num_observed_in_arrays)
+        self._num_observed.append(trace.num_observed - trace.num_observed_in_arrays)
         result.status.append(status)
         result.offsets.append(len(result.address))
         for columns in (result.observations, result.tags, result.results, result.loops):

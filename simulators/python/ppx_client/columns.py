@@ -32,6 +32,22 @@ MODEL, OBSERVATION, CHOICE, DENSITY = 0, 1, 2, 3
 """Why a trace failed."""
 
 
+class Masked(NamedTuple):
+    """A value of which some elements were not measured.
+
+    Attributes:
+        value: All elements; those that were not measured mean nothing.
+        missing: Which these are.
+    """
+
+    value: NDArray[np.float64]
+    missing: NDArray[np.bool_]
+
+
+Given = dict[tuple[str, int], "Tensor | Masked | None"]
+"""What is known of visits to observes: values, None where nothing was measured; visit -1 is all that are not here."""
+
+
 class Address(NamedTuple):
     """What a number in columns stands for.
 
@@ -68,7 +84,7 @@ class RunBatch:
     first_address: int
     addresses: list[Address]
     observations_id: int
-    observations: dict[tuple[str, int], Tensor] | None
+    observations: Given | None
 
 
 def decode_run_batch(data: bytes) -> RunBatch:
@@ -116,14 +132,25 @@ def _address(reader: Reader, table: int) -> Address:
     return Address(*texts, reader.byte(table, 2), reader.shape(table, 3))
 
 
-def _observations(reader: Reader, tables: list[int] | None) -> dict[tuple[str, int], Tensor] | None:
+def _observations(reader: Reader, tables: list[int] | None) -> Given | None:
     if tables is None:
         return None
-    found: dict[tuple[str, int], Tensor] = {}
+    found: Given = {}
     for table in tables:
         value, _ = reader.tensor(table, 2)
+        missing = reader.column(table, 3, "|u1").astype(np.bool_)
         key = reader.string(reader.child(table, 0)), reader.number(table, 1, "<i4")
-        if value is not None:
+        size = value.size if isinstance(value, np.ndarray) else 1  # of nothing, whether it was measured
+        if len(missing) not in (0, size):
+            raise MalformedError(
+                f"{len(missing)} marks of missing elements for observation {key!r} of {size}"
+            )
+        if len(missing) and missing.all():
+            found[key] = None
+        elif missing.any():
+            array = np.array(value, np.float64)
+            found[key] = Masked(array, missing.reshape(array.shape))
+        elif value is not None:
             # A copy: the set outlives the message.
             found[key] = value if isinstance(value, float) else value.copy()
     return found
@@ -191,6 +218,7 @@ class BatchResult:
     results: TensorColumns = field(default_factory=TensorColumns)
     loops: LoopColumns = field(default_factory=LoopColumns)
     failures: list[tuple[int, int, str]] = field(default_factory=list)
+    ordinal: array[int] = field(default_factory=lambda: array("Q"))
 
 
 def encode_batch_result(result: BatchResult, first_address: int, addresses: Sequence[Address]) -> bytearray:
@@ -226,6 +254,7 @@ def encode_batch_result(result: BatchResult, first_address: int, addresses: Sequ
         failures or None,
         Inline(_I32.pack(first_address)),
         [_address_table(address) for address in addresses] or None,
+        *([_column(result.ordinal)] if len(result.ordinal) else []),
     )
 
 

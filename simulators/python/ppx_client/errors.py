@@ -25,3 +25,11 @@ class ServeError(PPXError):
 
 class UncontrolledError(PPXError, NotImplementedError):
     """A program asks an adapter for random numbers in a way that no controller could steer."""
+
+
+class TraceEnded(PPXError):  # noqa: N818 (it is none of the model's)
+    """Raised on a thread that a model waits for, where on its own thread the trace would be ended."""
+
+
+class ModelWarning(UserWarning):
+    """Something about a model that its author should know: its text begins with `ppx: `."""

@@ -1,17 +1,15 @@
 """Draws of a simulator that runs without a controller.
 
-Each thread draws from a stream of its own, seeded by `seed` or by the environment variable `PPX_SEED`. Every
-scalar takes one number. Equal seeds give equal draws in every client language.
+Each thread draws from a stream of its own, seeded by `seed` or by the environment variable `PPX_SEED`, and so does
+each forked process. Every scalar takes one number. Equal seeds give equal draws in every client language.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -28,32 +26,7 @@ if TYPE_CHECKING:
 _BLOCK = 256
 _SMALL = 64
 """Largest array that takes its numbers from the block of the scalars: to make others takes as long as the block."""
-_controlled_traces = 0
 _count_lock = threading.Lock()
-
-
-@contextmanager
-def controlled() -> Iterator[None]:
-    """A controller runs a trace somewhere in this process while the block lasts."""
-    global _controlled_traces
-    with _count_lock:
-        _controlled_traces += 1
-    try:
-        yield
-    finally:
-        with _count_lock:
-            _controlled_traces -= 1
-
-
-def check_thread() -> None:
-    """Warns of a draw without a controller while there is one: a thread of the model that does not know its trace."""
-    if _controlled_traces:
-        warnings.warn(
-            "a draw was made without the controller, on a thread that does not belong to the running trace; "
-            "start threads of the model with contextvars.copy_context().run, or draw on the model's own thread",
-            RuntimeWarning,
-            stacklevel=3,
-        )
 
 
 class _Generator:
@@ -65,6 +38,10 @@ class _Generator:
         self._uniforms: list[float] = []
         self._normals: list[float] = []
         self._left = 0
+
+    def of_process(self, process: int) -> _Generator:
+        """What this generator is in a forked process."""
+        return _Generator(self._seed, self._thread + process)
 
     def scalar(self) -> tuple[float, float]:
         """The next uniform number, and its standard normal quantile."""
@@ -97,6 +74,26 @@ class _Threads(threading.local):
 _thread = _Threads()
 _num_threads = count()
 _first_seed: int | None = None
+_process = 0
+"""Number of a forked process, which tells its streams from those of its parent."""
+_num_forks = 0
+
+
+def _before_fork() -> None:
+    global _num_forks
+    _num_forks += 1
+
+
+def _in_child() -> None:
+    global _process
+    lineage = f"{_process}/{_num_forks}".encode()
+    _process = int.from_bytes(hashlib.blake2b(lineage, digest_size=7).digest(), "little")
+    if _thread.generator is not None:
+        _thread.generator = _thread.generator.of_process(_process)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_in_child)
 
 
 def seed(value: int) -> None:
@@ -122,7 +119,7 @@ def draw(distribution: Distribution) -> Any:
 
     generator = _thread.generator
     if generator is None:
-        generator = _thread.generator = _Generator(_seed_of_process(), next(_num_threads))
+        generator = _thread.generator = _Generator(_seed_of_process(), next(_num_threads) + _process)
     shape = distribution.shape
     if shape == ():
         uniform, z = generator.scalar()

@@ -32,10 +32,10 @@ from pyprob.util import to_tensor
 
 from ppx_client import distributions as ours
 from ppx_client import local, serving
+from ppx_client.attribution import current, scopes
 from ppx_client.errors import PPXError, ServeError, TensorError, UncontrolledError
 from ppx_client.patching import Replacement
 from ppx_client.random_sites import place
-from ppx_client.traces import prefix, running
 from ppx_client.values import to_tensor as to_float_or_array
 
 __all__ = ["main", "serve"]
@@ -81,7 +81,7 @@ def _sample(
     """What `pyprob.sample` does in a model that is served."""
     place_of, label = _place(name, address, sys._getframe(1))
     scaled = _range(distribution)
-    trace = running.get()
+    trace = current()
     family = _distribution(distribution, place_of)
     if trace is None:
         value = local.draw(family)
@@ -111,7 +111,7 @@ def _observe(
     if value is not None:
         given = to_float_or_array(_plain(value), f"the observed value at {place_of}", "pass one")
         family, given = _broadcast(family, given, place_of)
-    trace = running.get()
+    trace = current()
     if trace is not None:
         given = trace.observe(family, given, place_of, label)
     return _tensor(distribution, local.draw(family) if given is None else given)
@@ -120,7 +120,7 @@ def _observe(
 def _tag(value: Any, name: str | None = None, address: str | None = None) -> None:
     """What `pyprob.tag` does in a model that is served."""
     place_of, label = _place(name, address, sys._getframe(1))
-    trace = running.get()
+    trace = current()
     if trace is not None:
         number = to_float_or_array(
             _plain(value), f"the tag {place_of}", "tag every part under a name of its own"
@@ -164,7 +164,7 @@ def _factor(factor: Any, place_of: str, label: str) -> None:
     c = float(factor._log_prob)
     if math.isnan(c) or c == math.inf:
         raise PPXError(f"the log_prob of the factor at {place_of} is {c}; it must be a number below infinity")
-    trace = running.get()
+    trace = current()
     if trace is None:
         return
     if c == -math.inf:
@@ -179,8 +179,8 @@ def _factor(factor: Any, place_of: str, label: str) -> None:
 def _place(name: str | None, address: str | None, frame: FrameType) -> tuple[str, str]:
     """Address and name of a statement."""
     if address is not None or name is not None:
-        return prefix.get() + (address or name or ""), name or ""
-    return prefix.get() + place(frame).site, ""
+        return scopes() + (address or name or ""), name or ""
+    return scopes() + place(frame).site, ""
 
 
 def _plain(value: Any) -> Any:
@@ -291,7 +291,7 @@ def _result(result: Any) -> Any:
     """The result of a model as a number, an array or None."""
     if not isinstance(result, dict):
         return None if result is None else _numbers(result)
-    trace = running.get()
+    trace = current()
     for key, value in result.items():
         entry = _numbers(value)
         if trace is not None and entry is not None:

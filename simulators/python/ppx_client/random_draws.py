@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_client import local
+from ppx_client.attribution import current, scopes
 from ppx_client.distributions import (
     Beta,
     Binomial,
@@ -35,7 +36,7 @@ from ppx_client.distributions import (
 )
 from ppx_client.errors import DistributionError
 from ppx_client.random_sites import place
-from ppx_client.traces import Running, prefix, running
+from ppx_client.traces import Running
 
 Floats = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -184,14 +185,13 @@ class Draws:
 
     def call(self, frame: FrameType) -> Call:
         """The call that a frame is executing."""
-        trace = running.get()
+        trace = current()
         if trace is None:
-            local.check_thread()
             return Call(None, "", "", True)
         if self.name:
-            return Call(trace, prefix.get() + self.name, self.name, self.control)
+            return Call(trace, scopes() + self.name, self.name, self.control)
         site, name = place(frame)
-        return Call(trace, prefix.get() + site, name, self.control)
+        return Call(trace, scopes() + site, name, self.control)
 
     def native(self, rule: Rule, params: tuple[Any, ...], size: Size, frame: FrameType) -> Any:
         """A number or an array of numbers of a family.
@@ -200,16 +200,16 @@ class Draws:
             DistributionError: Parameters are outside their domain.
             ValueError: `size` does not fit the shapes of the parameters.
         """
+        distribution = None if size is not None else _scalar(rule, params)
+        trace = current()
+        if distribution is not None and trace is not None:
+            if self.name:
+                return trace.sample(distribution, scopes() + self.name, self.name, self.control)
+            site, name = place(frame)
+            return trace.sample(distribution, scopes() + site, name, self.control)
         call = self.call(frame)
-        numbers = _floats(params) if size is None else None
-        if numbers is not None:
-            try:
-                distribution = rule.family(*(numbers if rule.convert is None else rule.convert(*numbers)))
-            except (DistributionError, ZeroDivisionError):
-                if rule.certain is None:
-                    raise
-            else:
-                return call.value(distribution)
+        if distribution is not None:
+            return call.value(distribution)
         return scalar_or_array(_native_array(rule, params, size, call), size)
 
     def transformed(
@@ -232,6 +232,39 @@ class Draws:
             shape = result_shape(size, arrays)
         value = function(call, shape, *arrays)
         return scalar_or_array(call.deliver(np.asarray(value)), size)
+
+
+_KEPT_SCALARS = 1024
+_scalars: dict[tuple[int, tuple[Any, ...]], Distribution] = {}
+"""Scalar distributions by rule and parameters: programs draw from the same ones again and again."""
+
+
+def _scalar(rule: Rule, params: tuple[Any, ...]) -> Distribution | None:
+    """The distribution of a number, None if a parameter is an array, or if the parameters leave no choice.
+
+    Raises:
+        DistributionError: Parameters are outside their domain.
+    """
+    key = id(rule), params
+    try:
+        found = _scalars.get(key)
+    except TypeError:  # an array, which has no hash
+        found = None
+    if found is not None:
+        return found
+    numbers = _floats(params)
+    if numbers is None:
+        return None
+    try:
+        made = rule.family(*(numbers if rule.convert is None else rule.convert(*numbers)))
+    except (DistributionError, ZeroDivisionError):
+        if rule.certain is None:
+            raise
+        return None
+    if len(_scalars) >= _KEPT_SCALARS:
+        _scalars.clear()
+    _scalars[key] = made
+    return made
 
 
 def _floats(params: tuple[Any, ...]) -> list[float] | None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ppx_client.columns import CHOICE, CONTROLLED, FORCED, NOT_CHOSEN, OBSERVATION
+from ppx_client.columns import CHOICE, CONTROLLED, FORCED, MODEL, NOT_CHOSEN, OBSERVATION, Masked
 from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical, Distribution
 from ppx_client.philox import Numbers
 from ppx_client.quantiles import SCALAR, element_vectors, quantiles, tails
 from ppx_client.sites import NEVER, Site
-from ppx_client.traces import EndOfTrace
+from ppx_client.traces import EndOfTrace, left_to_prior
 from ppx_client.values import to_python
 
 if TYPE_CHECKING:
     from ppx_client.batches import Batch
     from ppx_client.buffers import Tensor
+    from ppx_client.columns import Given
 
 _NAN = math.nan
 _CATEGORICAL = Categorical.code
@@ -95,14 +97,18 @@ class ScriptedTrace:
         pending: Whether it waits for a longer script.
         num_draws: Numbers used for draws so far.
         num_observed: Numbers used for drawn observations so far.
+        num_left_out: Draws that have no rows.
         num_in_arrays: How many of these went to arrays, which take theirs at once.
         num_observed_in_arrays: Likewise.
+        thread: The thread it runs on.
+        scopes: The enclosing scopes on that thread.
     """
 
     __slots__ = (
         "_add_address",
         "_add_flags",
         "_add_instance",
+        "_add_ordinal",
         "_add_params",
         "_add_value",
         "_add_z",
@@ -110,9 +116,12 @@ class ScriptedTrace:
         "_batch",
         "_counts",
         "_cursor",
+        "_first_row",
+        "_left",
         "_normals",
         "_numbers",
         "_observed_numbers",
+        "_omits",
         "_open",
         "_sites",
         "_uniforms",
@@ -121,9 +130,12 @@ class ScriptedTrace:
         "failure",
         "num_draws",
         "num_in_arrays",
+        "num_left_out",
         "num_observed",
         "num_observed_in_arrays",
         "pending",
+        "scopes",
+        "thread",
     )
 
     def __init__(self, batch: Batch, cursor: Cursor | None, draws: Numbers, observed: Numbers) -> None:
@@ -140,6 +152,9 @@ class ScriptedTrace:
         self._add_address, self._add_instance = rows.address.append, rows.instance.append
         self._add_params, self._add_flags = rows.params.append, rows.flags.append
         self._add_value, self._add_z = rows.value.append, rows.z.append
+        self._add_ordinal = rows.ordinal.append
+        self._left, self._omits = batch.left, batch.left.omits
+        self._first_row = len(rows.address)
         self._open: list[int] = []
         self.end: EndOfTrace | None = None
         self.failure: tuple[int, str] | None = None
@@ -147,6 +162,9 @@ class ScriptedTrace:
         self.num_draws = 0
         self.num_observed = 0
         self.num_in_arrays = self.num_observed_in_arrays = 0
+        self.thread = get_ident()
+        self.scopes = ""
+        self.num_left_out = 0
 
     def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
         """The script's choice for a draw, or one from its prior."""
@@ -159,10 +177,15 @@ class ScriptedTrace:
         visits, place = self._visits, site.place
         instance = visits.get(place, 0)
         visits[place] = instance + 1
+        if site.left is not self._left:
+            site.ask(self._left)
+        if control and (site.is_left or left_to_prior.get()):
+            control = False
+        if not control and self._omits and (self._cursor is None or self._asks):
+            return self._leave(distribution, site)
         if distribution.shape != ():
             return self._sample_array(distribution, site, instance, control)
         vector = distribution.vector
-        params = site.params if vector is site.vector else self._batch.intern(site, vector)
         ordinal = self.num_draws
         flags = CONTROLLED if control else 0
         if (control or not self._asks) and (self._asks or self._cursor is not None):
@@ -171,19 +194,42 @@ class ScriptedTrace:
                 value, z = self._choose(site, vector, rows[0])
                 flags |= FORCED
             elif self._asks:
-                self._suspend(site, instance, [params])
+                self._suspend(site, instance, [self._batch.intern(site, vector)])
+            elif not control and self._omits:
+                return self._leave(distribution, site)
             else:
                 value, z = self._draw(site, vector, ordinal)
         else:
             value, z = self._draw(site, vector, ordinal)
         self.num_draws = ordinal + 1
+        if self._omits:
+            self._add_ordinal(ordinal)
         self._add_address(site.number)
         self._add_instance(instance)
-        self._add_params(params)
+        self._add_params(site.params if vector is site.vector else self._batch.intern(site, vector))
         self._add_value(value)
         self._add_z(z)
         self._add_flags(flags)
         return int(value) if site.discrete else value
+
+    def _leave(self, distribution: Distribution, site: Site) -> Any:
+        """A draw from the prior that leaves nothing behind but that its random number is used."""
+        ordinal = self.num_draws
+        if distribution.shape == ():
+            self.num_draws = ordinal + 1
+            self.num_left_out += 1
+            if ordinal >= len(self._uniforms):
+                self._numbers.reach(ordinal + 1)
+            u = self._uniforms[ordinal]
+            value = site.quantile(u, 1.0 - u, self._normals[ordinal], distribution.vector)
+            return int(value) if site.discrete else value
+        size = math.prod(distribution.shape)
+        uniform, z = self._numbers.array(ordinal, size)
+        self.num_draws = ordinal + size
+        self.num_in_arrays += size
+        self.num_left_out += size
+        shape = distribution.shape
+        return to_python(distribution, quantiles(distribution, uniform.reshape(shape), z.reshape(shape)))
 
     def _draw(self, site: Site, vector: Sequence[float], ordinal: int) -> tuple[float, float]:
         """The prior's value with the random number of this ordinal, and its coordinate."""
@@ -214,10 +260,12 @@ class ScriptedTrace:
 
     def _sample_array(self, distribution: Distribution, site: Site, instance: int, control: bool) -> Any:
         size = math.prod(distribution.shape)
+        forced = self._forced(site, instance, size) if control or not self._asks else range(0)
+        if not control and self._omits and not forced:
+            return self._leave(distribution, site)
         vectors = element_vectors(distribution)
         params = [self._batch.intern(site, vector) for vector in vectors]
         start, rows = self.num_draws, self._batch.result
-        forced = self._forced(site, instance, size) if control or not self._asks else range(0)
         chosen = [self._choose(site, vectors[i], row) for i, row in enumerate(forced)]
         flags = CONTROLLED if control else 0
         if self._asks and control and len(chosen) < size:
@@ -234,11 +282,16 @@ class ScriptedTrace:
             values[: len(chosen)], z[: len(chosen)] = np.array(chosen).T
         self.num_draws = start + size
         self.num_in_arrays += size
+        if self._omits:
+            if not control:  # of these, what no script forces has no row
+                self.num_left_out += size - len(chosen)
+                params, size = params[: len(chosen)], len(chosen)
+            rows.ordinal.extend(range(start, start + size))
         rows.address.extend([site.number] * size)
         rows.instance.extend([instance] * size)
         rows.params.extend(params)
-        rows.value.frombytes(values.tobytes())
-        rows.z.frombytes(z.tobytes())
+        rows.value.frombytes(values[:size].tobytes())
+        rows.z.frombytes(z[:size].tobytes())
         rows.flags.extend([flags | FORCED] * len(chosen) + [flags] * (size - len(chosen)))
         return to_python(distribution, values.reshape(distribution.shape))
 
@@ -246,6 +299,8 @@ class ScriptedTrace:
         self, site: Site, instance: int, params: list[int], chosen: list[tuple[float, float]], flags: int
     ) -> None:
         rows = self._batch.result
+        if self._omits:
+            rows.ordinal.extend(range(self.num_draws, self.num_draws + min(len(params), len(chosen))))
         for number, (value, z) in zip(params, chosen, strict=False):
             rows.address.append(site.number)
             rows.instance.append(instance)
@@ -272,21 +327,42 @@ class ScriptedTrace:
         # By name, counted over all scopes and families; or by full address, for a name that several scopes observe.
         instance = self._count(("", observed))
         visit = self._count((address, "\0observed"))
-        if batch.observations is None:
+        is_prior, given = batch.observations is None, None
+        if batch.observations is not None:
+            given = self._given(batch.observations, (observed, instance), (address, visit), value)
+            given = self._fitting(given, observed, instance, shape)
+        missing = given.missing if isinstance(given, Masked) else None
+        rows = batch.result.observations
+        if given is None or isinstance(given, Masked):
             result = self._draw_observed(distribution)
-            batch.result.observations.add(number, instance, result)
+            if given is not None:
+                result = np.where(given.missing, result, given.value)
+            rows.add(number, instance, result)
         else:
-            given = batch.observations.get((observed, instance))
-            if given is None:
-                given = batch.observations.get((address, visit), value)
-            result = self._check_given(given, observed, instance, shape)
-            batch.result.observations.add(number, instance, None)
-        if isinstance(result, float):
+            result = given
+            rows.add(number, instance, None)
+        if given is None and not is_prior:
+            rows.log_prob.append(0.0)
+        elif isinstance(result, float):
             batch.weigh(distribution.code, result, distribution.vector)
         else:
             density = log_prob(distribution.code, result, distribution.params)
-            batch.result.observations.log_prob.append(float(density.sum()))
+            rows.log_prob.append(float(density.sum() if missing is None else density[~missing].sum()))
         return to_python(distribution, result)
+
+    def _given(
+        self, given: Given, by_name: tuple[str, int], by_address: tuple[str, int], coded: Tensor | None
+    ) -> Tensor | Masked | None:
+        """What the controller says of a visit, or else the model's code; None if it was not measured."""
+        # Where name and address are the same, only visits by name count.
+        scoped = by_address[0] != by_name[0]
+        if by_name in given:
+            return given[by_name]
+        if scoped and by_address in given:
+            return given[by_address]
+        if (by_name[0], -1) in given or (scoped and (by_address[0], -1) in given):
+            return None
+        return coded
 
     def _count(self, key: tuple[str, str]) -> int:
         visit = self._counts.get(key, 0)
@@ -307,27 +383,30 @@ class ScriptedTrace:
         uniform, z = numbers.array(start, size)
         return quantiles(distribution, uniform.reshape(shape), z.reshape(shape))
 
-    def _check_given(self, value: Tensor | None, name: str, instance: int, shape: tuple[int, ...]) -> Tensor:
-        given = self._batch.observations
-        assert given is not None
-        if value is None:
-            if instance:
-                self._fail(
-                    OBSERVATION,
-                    f"the simulator observes {name!r} again (visit {instance + 1}); "
-                    f"give that value as observations[({name!r}, {instance})]",
-                )
-            names = ", ".join(sorted({name for name, _ in given})) or "none"
-            self._fail(
-                OBSERVATION,
-                f"the simulator observes {name!r}, which is not among the observations given ({names}); add it",
+    def _fitting(
+        self, value: Tensor | Masked | None, name: str, instance: int, shape: tuple[int, ...]
+    ) -> Tensor | Masked | None:
+        """A copy of the value if it has the right shape, else None; then the controller knows what to think of that.
+
+        A controller that does not is told that the trace failed.
+        """
+        plain = value.value if isinstance(value, Masked) else value
+        found = () if plain is None or isinstance(plain, float) else plain.shape
+        if value is not None and found == shape:
+            return value.copy() if isinstance(value, np.ndarray) else value
+        if self._batch.draws_missing:
+            return None
+        if value is not None:
+            reason = f"observation {name!r} has shape {found}, but the simulator observes shape {shape}"
+        elif instance:
+            reason = (
+                f"the simulator observes {name!r} again (visit {instance + 1}); "
+                f"give that value as observations[({name!r}, {instance})]"
             )
-        if np.shape(value) != shape:
-            self._fail(
-                OBSERVATION,
-                f"observation {name!r} has shape {np.shape(value)}, but the simulator observes shape {shape}",
-            )
-        return value if isinstance(value, float) else value.copy()
+        else:
+            names = ", ".join(sorted({name for name, _ in self._batch.observations or ()})) or "none"
+            reason = f"the simulator observes {name!r}, which is not among the observations given ({names}); add it"
+        return self._fail(OBSERVATION, reason)
 
     def tag(self, value: Tensor, address: str, name: str) -> None:
         """Records a value."""
@@ -343,8 +422,8 @@ class ScriptedTrace:
             raise self.end
         loops = self._batch.result.loops
         loops.address.append(self._batch.sites.number(address, name, 0, ()))
-        loops.begin.append(self.num_draws)
-        loops.end.append(self.num_draws)
+        loops.begin.append(self._num_rows())
+        loops.end.append(self._num_rows())
         row = len(loops.end) - 1
         self._open.append(row)
         return row
@@ -352,15 +431,23 @@ class ScriptedTrace:
     def end_rejection(self, address: str, name: str, row: int) -> None:
         """A rejection loop ends here."""
         if self.end is None:
-            self._batch.result.loops.end[row] = self.num_draws
+            self._batch.result.loops.end[row] = self._num_rows()
             self._open.remove(row)
 
     def close(self) -> None:
         """The model has returned: loops that are still open end here, and nothing can be added."""
         ends = self._batch.result.loops.end
         for row in self._open:
-            ends[row] = self.num_draws
+            ends[row] = self._num_rows()
         self.end = self.end or EndOfTrace("the trace is over")
+
+    def fail(self, reason: str) -> None:
+        """Ends the trace, which fails for this reason unless it has failed already."""
+        self.failure = self.failure or (MODEL, reason)
+        self.end = self.end or EndOfTrace(reason)
+
+    def _num_rows(self) -> int:
+        return len(self._batch.result.address) - self._first_row
 
     def _refuse(self, site: Site, value: float, why: str) -> NoReturn:
         address, _, _, shape = site.address

@@ -20,24 +20,26 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ppx_client import local, wire
+from ppx_client import attribution, processes, wire
 from ppx_client.buffers import MalformedError
 from ppx_client.channels import Channel
-from ppx_client.errors import ServeError
+from ppx_client.errors import ServeError, TraceEnded
 from ppx_client.traces import (
     BATCH,
     CAPABILITIES,
     ERROR,
+    MISSING,
     Conversation,
     Request,
     Running,
     Trace,
+    left_to_prior,
     prefix,
     running,
 )
 from ppx_client.values import to_tensor
 from ppx_client.version import __version__
-from ppx_client.wire import Body
+from ppx_client.wire import Body, Received
 
 if TYPE_CHECKING:
     from ppx_client.buffers import Tensor
@@ -70,7 +72,7 @@ def serve(
     """
     _check_forward(forward)
     endpoint = address or os.environ.get("PPX_BIND") or DEFAULT_ADDRESS
-    with _signals_stop():
+    with _signals_stop(), processes.serving(), _threads_end_quietly():
         channel = Channel(endpoint, name)
         try:
             sys.stderr.write(f"{name}: serving PPX at {channel.endpoint}\n")
@@ -89,11 +91,14 @@ class _StopServing(BaseException):
     """Raised by the signal handler, wherever the process is."""
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    raise _StopServing
-
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_WAKE = signal.SIGINT
+"""Also sent by this process to itself, so that a model does not wait for a thread that died of the end of the trace."""
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if number != _WAKE or not attribution.was_woken():
+        raise _StopServing
 
 
 def _in_main_thread() -> bool:
@@ -108,13 +113,51 @@ def _signals_stop() -> Iterator[None]:
         yield
         return
     previous = {number: signal.signal(number, _on_signal) for number in _SIGNALS}
+    _handlers_before.update(previous)
     try:
         yield
     except _StopServing:
         pass
     finally:
+        _handlers_before.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+_handlers_before: dict[signal.Signals, Any] = {}
+"""Of signals that stop the server; a forked child of the model is none."""
+
+
+def _in_child() -> None:
+    for number, handler in _handlers_before.items():
+        if signal.getsignal(number) is _on_signal:
+            signal.signal(number, handler)
+    _handlers_before.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
+@contextmanager
+def _threads_end_quietly() -> Iterator[None]:
+    """The end of a trace, which also ends threads of the model, leaves no traceback of theirs inside the block."""
+    previous = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, TraceEnded):
+            previous(args)
+            return
+        # The model may wait for what this thread was to bring, for ever.
+        thread = attribution.wake()
+        if thread is not None and thread == threading.main_thread().ident:
+            signal.pthread_kill(thread, _WAKE)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def _ignore_signals() -> None:
@@ -153,11 +196,14 @@ class _Session:
 
     Attributes:
         conversation: How traces that it runs draw by draw talk to it.
+        patterns: Draws of batches that match one are left to the prior.
+        omits: Whether it wants no rows of draws that are not controlled.
         batches: None before its first batch.
     """
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, patterns: tuple[str, ...], omits: bool) -> None:
         self.conversation = conversation
+        self.patterns, self.omits = patterns, omits
         self.batches: BatchSession | None = None
 
 
@@ -216,7 +262,7 @@ class _Server:
             self.refuse(sender, f"these bytes are no message of PPX: {error}")
             return None
         if received.body is Body.HANDSHAKE:
-            self.channel.send(sender, self._handshake(sender, received.capabilities))
+            self.channel.send(sender, self._handshake(sender, received))
             return None
         session = self._sessions.get(sender)
         if session is None:
@@ -237,9 +283,11 @@ class _Server:
             self.refuse(sender, f"{received.body.name} came between traces, where only Run makes sense")
         return None
 
-    def _handshake(self, sender: bytes, theirs: tuple[str, ...]) -> bytes:
+    def _handshake(self, sender: bytes, received: Received) -> bytes:
+        theirs = received.capabilities
         shared = frozenset(theirs).intersection(CAPABILITIES)
-        self._sessions[sender] = _Session(Conversation(_Link(self, sender), shared))
+        conversation = Conversation(_Link(self, sender), shared)
+        self._sessions[sender] = _Session(conversation, received.uncontrolled, received.omits)
         self._sessions.move_to_end(sender)
         if len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
@@ -251,8 +299,7 @@ class _Server:
 
     def _run(self, sender: bytes, conversation: Conversation) -> Request | None:
         trace = Trace(conversation)
-        with local.controlled():
-            result, failure = self._attempt(trace)
+        result, failure = self._attempt(trace)
         if trace.end is not None:
             # The controller's side ended the trace, whatever the model made of it.
             if trace.end.request is None:
@@ -268,10 +315,15 @@ class _Server:
         from ppx_client.sessions import BatchSession, Executor
 
         self._executor = self._executor or Executor()
-        session.batches = session.batches or BatchSession(self._executor)
+        if session.batches is None:
+            session.batches = BatchSession(
+                self._executor,
+                session.patterns,
+                omits=session.omits,
+                draws_missing=MISSING in session.conversation.capabilities,
+            )
         try:
-            with local.controlled():
-                answer = session.batches.run(data, self._attempt_script)
+            answer = session.batches.run(data, self._attempt_script)
         except MalformedError as error:
             self.refuse(sender, f"this RunBatch cannot be executed: {error}")
         else:
@@ -283,17 +335,24 @@ class _Server:
 
     def _attempt(self, trace: Running) -> tuple[Tensor | None, BaseException | None]:
         """Runs the model once, in a context of its own; its result, or what it raised."""
+        execution = attribution.begin(trace)
+        result, failure = None, None
         try:
-            return contextvars.copy_context().run(self._execute, trace), None
-        except (_StopServing, KeyboardInterrupt):
-            raise
+            result = contextvars.copy_context().run(self._execute, trace)
         # Also SystemExit and the like: a model that calls exit() ends its trace, not the server.
         except BaseException as error:
-            return None, error
+            failure = error
+        if processes.is_forked():
+            processes.leave(failure)
+        execution.close()
+        if isinstance(failure, _StopServing | KeyboardInterrupt):
+            raise failure
+        return result, failure
 
     def _execute(self, trace: Running) -> Tensor | None:
         running.set(trace)
         prefix.set("")
+        left_to_prior.set(False)
         result = self._forward()
         if result is None:
             return None

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from ppx_client.batches import Batch, Expected
 from ppx_client.buffers import MalformedError
 from ppx_client.columns import decode_run_batch, encode_batch_result
-from ppx_client.sites import Site, Sites
+from ppx_client.sites import Left, Site, Sites
 
 if TYPE_CHECKING:
     from ppx_client.batches import Execute
-    from ppx_client.buffers import Tensor
-    from ppx_client.columns import RunBatch
+    from ppx_client.columns import Given, RunBatch
 
 
 class Executor:
@@ -32,14 +31,25 @@ class Executor:
 
 
 class BatchSession:
-    """One controller's batches: the meaning of its address numbers, what it knows of ours, its observations."""
+    """One controller's batches: the meaning of its address numbers, what it knows of ours, its observations.
 
-    def __init__(self, executor: Executor) -> None:
+    Args:
+        executor: What all controllers share.
+        patterns: Draws that match one are left to the prior.
+        omits: Whether draws that are not controlled have no rows.
+        draws_missing: Whether an observe is drawn that the controller has no fitting value for; else its trace fails.
+    """
+
+    def __init__(
+        self, executor: Executor, patterns: tuple[str, ...] = (), *, omits: bool = False, draws_missing: bool
+    ) -> None:
         self._executor = executor
+        self._left = Left(patterns, omits=omits)
+        self._draws_missing = draws_missing
         self._theirs: list[Site | None] = []
         self._told = 0
         self._observations_id = 0
-        self._observations: dict[tuple[str, int], Tensor] = {}
+        self._observations: Given = {}
 
     def run(self, data: bytes, execute: Execute) -> bytearray:
         """Executes a RunBatch message, and returns the BatchResult message.
@@ -50,7 +60,8 @@ class BatchSession:
         message = decode_run_batch(data)
         executor = self._executor
         chosen = self._sites(message)
-        batch = Batch(message, executor.sites, chosen, self._given(message))
+        given = self._given(message)
+        batch = Batch(message, executor.sites, chosen, given, self._left, draws_missing=self._draws_missing)
         result = batch.run(execute, executor.expected)
         first, addresses = self._told, executor.sites.addresses
         self._told = len(addresses)
@@ -72,7 +83,7 @@ class BatchSession:
             )
         return [theirs[number] for number in message.address.tolist()]
 
-    def _given(self, message: RunBatch) -> dict[tuple[str, int], Tensor] | None:
+    def _given(self, message: RunBatch) -> Given | None:
         """The values to condition on, None if observations are to be drawn."""
         if message.observations_id == 0:
             return None

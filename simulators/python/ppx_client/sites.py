@@ -6,8 +6,10 @@ has not been told yet.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Sequence
+from fnmatch import translate
 
 from ppx_client.columns import Address
 from ppx_client.quantiles import SCALAR
@@ -16,6 +18,25 @@ _DISCRETE = frozenset((3, 4, 5, 10))
 
 NEVER = -1
 """Number of an address that was not mentioned yet."""
+
+
+class Left:
+    """What a controller leaves to the prior.
+
+    Attributes:
+        omits: Whether draws that are not controlled have no rows.
+    """
+
+    __slots__ = ("_expressions", "omits")
+
+    def __init__(self, patterns: Sequence[str] = (), *, omits: bool = False) -> None:
+        self._expressions = tuple(re.compile(translate(pattern)) for pattern in patterns)
+        self.omits = omits
+
+    def matches(self, address: Address) -> bool:
+        """Whether the name or the whole address matches a pattern."""
+        full, name = address.address, address.name
+        return any(e.match(full) or (name and e.match(name)) for e in self._expressions)
 
 
 class Site:
@@ -29,9 +50,21 @@ class Site:
         quantile: Value of tails, coordinate and parameter vector, for one element.
         vector: The parameter vector last used in the running batch, None before the first.
         params: Its number within the batch.
+        left: Who has said last what is left to the prior, and
+        is_left: whether that includes this draw.
     """
 
-    __slots__ = ("address", "discrete", "number", "params", "place", "quantile", "vector")
+    __slots__ = (
+        "address",
+        "discrete",
+        "is_left",
+        "left",
+        "number",
+        "params",
+        "place",
+        "quantile",
+        "vector",
+    )
 
     def __init__(
         self,
@@ -46,6 +79,12 @@ class Site:
         self.quantile = quantile
         self.vector: Sequence[float] | None = None
         self.params = 0
+        self.left: Left | None = None
+        self.is_left = False
+
+    def ask(self, left: Left) -> None:
+        """Finds out whether a controller leaves this draw to the prior."""
+        self.left, self.is_left = left, left.matches(self.address)
 
 
 class Sites:

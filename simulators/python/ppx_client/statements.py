@@ -1,17 +1,19 @@
-"""The statements of a model: sample, observe, tag, scope, rejection."""
+"""The statements of a model: sample, observe, tag, scope, uncontrolled, rejection."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import ContextDecorator
 from contextvars import Token
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ppx_client import local
+from ppx_client.attribution import current, note_scopes, scopes
 from ppx_client.call_sites import call_site
 from ppx_client.distributions import Distribution
 from ppx_client.errors import PPXError
-from ppx_client.traces import Running, match_shapes, prefix, running
+from ppx_client.traces import Running, left_to_prior, match_shapes, prefix
 from ppx_client.values import to_python, to_tensor
 
 if TYPE_CHECKING:
@@ -33,10 +35,11 @@ def sample(distribution: Distribution, name: str | None = None, control: bool = 
 
     Raises:
         CapabilityError: The controller does not know the family.
+        UncontrolledError: It is made in another process than the one that serves, or on a thread that has no part in
+            the running trace.
     """
-    trace = running.get()
+    trace = current()
     if trace is None:
-        local.check_thread()
         return local.draw(_distribution(distribution))
     address = _address(name, sys._getframe(1))
     return trace.sample(_distribution(distribution), address, name or "", control)
@@ -60,10 +63,9 @@ def observe(distribution: Distribution, value: ArrayLike | None = None, name: st
         TensorError: `value` is not numeric, holds NaN or has another shape than the distribution.
         CapabilityError: The controller does not know the family.
     """
-    trace = running.get()
+    trace = current()
     distribution = _distribution(distribution)
     if value is None and trace is None:
-        local.check_thread()
         return local.draw(distribution)
     address = _address(name, sys._getframe(1))
     given = None
@@ -88,7 +90,7 @@ def tag(value: ArrayLike, name: str | None = None) -> None:
     """
     address = _address(name, sys._getframe(1))
     tensor = to_tensor(value, f"the tag {address}", "tag every part under a name of its own")
-    trace = running.get()
+    trace = current()
     if trace is not None:
         trace.tag(tensor, address, name or "")
 
@@ -112,13 +114,43 @@ class scope:  # noqa: N801 (it reads as a statement)
         if not isinstance(name, str) or not name:
             raise PPXError(f"scope({name!r}): the name must be a string that is not empty")
         self._name = name
-        self._tokens: list[Token[str]] = []
+        self._tokens: list[Token[str | None]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(prefix.set(f"{prefix.get()}{self._name}/"))
+        names = f"{scopes()}{self._name}/"
+        self._tokens.append(prefix.set(names))
+        note_scopes(names)
 
     def __exit__(self, *exception: object) -> None:
         prefix.reset(self._tokens.pop())
+        note_scopes(scopes())
+
+
+class uncontrolled(ContextDecorator):  # noqa: N801 (it reads as a statement)
+    """Leaves all draws in a block, or in a function that it decorates, to the prior, whatever makes them.
+
+    A program may draw thousands of numbers that nobody asks for. Draws that are not controlled cost inference next to
+    nothing: they are drawn anew in every execution, and results do not hold them.
+
+    Example:
+        >>> import ppx_client as ppx
+        >>> with ppx.uncontrolled():  # as if each said control=False
+        ...     noise = [ppx.sample(ppx.Normal(0.0, 1.0), name="noise") for _ in range(1000)]
+    """
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[bool]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(left_to_prior.set(True))
+
+    def __exit__(self, *exception: object) -> None:
+        left_to_prior.reset(self._tokens.pop())
+
+    def _recreate_cm(self) -> uncontrolled:
+        return uncontrolled()  # calls of a decorated function may overlap, in threads and elsewhere
 
 
 class rejection:  # noqa: N801 (it reads as a statement)
@@ -146,7 +178,7 @@ class rejection:  # noqa: N801 (it reads as a statement)
         self._open: list[tuple[Running, int] | None] = []
 
     def __enter__(self) -> None:
-        trace = running.get()
+        trace = current()
         begun = None if trace is None else (trace, trace.begin_rejection(self._address, self._name))
         self._open.append(begun)
 
@@ -160,10 +192,10 @@ class rejection:  # noqa: N801 (it reads as a statement)
 def _address(name: str | None, frame: FrameType) -> str:
     """Enclosing scopes, then the name, or the call site if there is none."""
     if name is None:
-        return prefix.get() + call_site(frame)
+        return scopes() + call_site(frame)
     if type(name) is not str or not name:
         raise PPXError(f"name = {name!r}: give a string that is not empty, or None to use the call site")
-    return prefix.get() + name
+    return scopes() + name
 
 
 def _distribution(distribution: Distribution) -> Distribution:

@@ -1,13 +1,14 @@
 """One execution of the model under a controller: every statement of the model is a message and its answer.
 
-The running trace and the enclosing scopes live in context variables. Threads and nested calls thus have their own, and
-whatever a model leaves open is gone with the context it ran in.
+The running trace and the enclosing scopes live in context variables: whatever a model leaves open is gone with the
+context it ran in. `attribution` finds the trace where there is no such context.
 """
 
 from __future__ import annotations
 
 import math
 from contextvars import ContextVar
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,8 +24,18 @@ if TYPE_CHECKING:
     from ppx_client.buffers import Tensor
 
 OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL = "observed_value", "error", "truncated_normal"
-BATCH, REJECTION, SHUTDOWN = "batch", "rejection", "shutdown"
-CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL, BATCH, REJECTION, SHUTDOWN)
+BATCH, REJECTION, SHUTDOWN, MISSING = "batch", "rejection", "shutdown", "missing"
+UNCONTROLLED = "uncontrolled"
+CAPABILITIES = (
+    OBSERVED_VALUE,
+    ERROR,
+    TRUNCATED_NORMAL,
+    BATCH,
+    REJECTION,
+    SHUTDOWN,
+    MISSING,
+    UNCONTROLLED,
+)
 """What this client can do beyond PPX 1.0."""
 
 _CATEGORICAL = Categorical.code
@@ -122,16 +133,25 @@ class Trace:
     """One execution of the model.
 
     Attributes:
-        end: Why the controller's side ended the trace, None while it goes on.
+        end: Why the trace was ended other than by the model, None while it goes on.
+        thread: The thread it runs on.
+        scopes: The enclosing scopes on that thread.
     """
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
         self.end: EndOfTrace | None = None
+        self.thread = get_ident()
+        self.scopes = ""
+
+    def fail(self, reason: str) -> None:
+        """Ends the trace."""
+        self.end = self.end or EndOfTrace(reason)
 
     def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
         """The controller's choice for a draw."""
         conversation = self._conversation
+        control = control and not left_to_prior.get()
         params = distribution.params
         key = (Body.SAMPLE, address, name, control, distribution.code, _shape(distribution))
         template = conversation.template(key)
@@ -265,7 +285,20 @@ def match_shapes(distribution: Distribution, value: Tensor, address: str) -> Dis
 
 
 class Running(Protocol):
-    """What answers the statements of a model: a controller, or a script."""
+    """What answers the statements of a model: a controller, or a script.
+
+    Attributes:
+        end: Why it was ended other than by the model, None while it goes on.
+        thread: The thread that makes them; another number where statements need a closer look.
+        scopes: The enclosing scopes on that thread.
+    """
+
+    end: EndOfTrace | None
+    thread: int
+    scopes: str
+
+    def fail(self, reason: str) -> None:
+        """Ends the trace, which fails for this reason."""
 
     def sample(self, distribution: Distribution, address: str, name: str, control: bool) -> Any:
         """The value of a draw."""
@@ -286,5 +319,8 @@ class Running(Protocol):
 running: ContextVar[Running | None] = ContextVar("ppx_trace", default=None)
 """The trace that the model runs in, None without a controller."""
 
-prefix: ContextVar[str] = ContextVar("ppx_prefix", default="")
-"""The enclosing scopes, each followed by `/`."""
+left_to_prior: ContextVar[bool] = ContextVar("ppx_left_to_prior", default=False)
+"""Whether the code that runs is in a region whose draws are left to the prior."""
+
+prefix: ContextVar[str | None] = ContextVar("ppx_prefix", default=None)
+"""The enclosing scopes, each followed by `/`; None in a context in which nothing was said of them."""

@@ -34,7 +34,7 @@ def to_tensor(value: Any, what: str, remedy: str) -> Tensor:
         remedy: What to do instead, for the error.
 
     Raises:
-        TensorError: It is neither.
+        TensorError: It is neither, or elements of it are masked.
     """
     if type(value) is float:
         return value
@@ -42,6 +42,8 @@ def to_tensor(value: Any, what: str, remedy: str) -> Tensor:
         raise TensorError(
             f"{what} is a {type(value).__name__}, not a number or an array of numbers; {remedy}"
         )
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TensorError(f"{what} has masked elements, and PPX would see what is behind the mask; {remedy}")
     try:
         given = np.asarray(value)
         if given.dtype.kind not in "biuf":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _F64 = Struct("<d")
 _MAX_CAPABILITIES = 64
+_MAX_PATTERNS = 1024
 
 
 class Body(IntEnum):
@@ -144,6 +145,8 @@ class Received(NamedTuple):
         value_at: Position of its first double in the message, 0 if it is absent.
         capabilities: What the controller of a Handshake announces.
         data: The whole message, of a RunBatch, which `columns` reads.
+        uncontrolled: Patterns of a Handshake for draws that are left to the prior.
+        omits: Whether the controller of a Handshake wants no rows of draws that are not controlled.
     """
 
     body: Body
@@ -151,6 +154,8 @@ class Received(NamedTuple):
     value_at: int = 0
     capabilities: tuple[str, ...] = ()
     data: bytes = b""
+    uncontrolled: tuple[str, ...] = ()
+    omits: bool = False
 
 
 def decode(data: bytes) -> Received:
@@ -166,7 +171,12 @@ def decode(data: bytes) -> Received:
     if table == 0:
         raise MalformedError("a message without a body")
     if code == Body.HANDSHAKE:
-        return Received(Body.HANDSHAKE, capabilities=_capabilities(reader, table))
+        return Received(
+            Body.HANDSHAKE,
+            capabilities=_strings(reader, table, 1, _MAX_CAPABILITIES),
+            uncontrolled=_strings(reader, table, 2, _MAX_PATTERNS),
+            omits=bool(reader.byte(table, 3)),
+        )
     if code in (Body.SAMPLE_RESULT, Body.OBSERVE_RESULT):
         value, value_at = reader.tensor(table, 0)
         return Received(Body(code), value, value_at)
@@ -181,10 +191,10 @@ def decode(data: bytes) -> Received:
 _WITHOUT_FIELDS = (Body.RUN, Body.TAG_RESULT, Body.RESET, Body.REJECTION_RESULT, Body.SHUTDOWN)
 
 
-def _capabilities(reader: Reader, table: int) -> tuple[str, ...]:
-    positions = reader.children(table, 1) or []
-    if len(positions) > _MAX_CAPABILITIES:
-        raise MalformedError(f"{len(positions)} capabilities")
+def _strings(reader: Reader, table: int, slot: int, most: int) -> tuple[str, ...]:
+    positions = reader.children(table, slot) or []
+    if len(positions) > most:
+        raise MalformedError(f"{len(positions)} strings in a Handshake, where {most} are read")
     return tuple(map(reader.string, positions))
 
 

@@ -39,16 +39,8 @@ static double faults() {
             sample(Normal{0.0, 1.0}, "after");
             break;
         case 8: {
-            std::string what;
-            std::thread thread([&what] {
-                try {
-                    sample(Normal{0.0, 1.0}, "elsewhere");
-                } catch (const std::logic_error& error) {
-                    what = error.what();
-                }
-            });
-            thread.join();
-            throw std::runtime_error(what);
+            std::thread([] { sample(Normal{0.0, 1.0}, "elsewhere"); }).join();
+            return 0.0;
         }
         case 9:
             sample(Normal{std::vector<double>{1.0, 2.0}, std::vector<double>{1.0, 2.0, 3.0}}, "shapes");

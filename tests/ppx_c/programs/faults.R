@@ -69,6 +69,61 @@ corners <- with_ppx({
   }
 })
 
+# Numbers that are made of others, each with what the model got as a tag: `NAME got`.
+named <- with_ppx({
+  function() {
+    got <- function(value, name) ppx_tag(value, paste(name, "got"))
+    got(sample(1:6, 1), "sample(1:6, 1)")
+    got(sample(c(10, 20)), "sample(c(10, 20))")
+    got(sample.int(5, 1), "sample_int(5, 1)")
+    got(rgeom(1, 0.3), "rgeom(1, 0_3)")
+    got(rcauchy(1, 1, 2), "rcauchy(1, 1, 2)")
+    got(rt(1, 3), "rt(1, 3)")
+    got(rt(1, 2), "rt(1, 2)")
+    got(rnbinom(1, 3, 0.4), "rnbinom(1, 3, 0_4)")
+    got(rnbinom(2, 3, mu = 2), "rnbinom(2, 3, 2)")
+    got(rf(1, 4, 7), "rf(1, 4, 7)")
+    got(rlogis(2, c(0, 10)), "rlogis(2, c(0, 10))")
+    got(rchisq(1, 3), "rchisq(1, 3)")
+    got(rnorm(3, 7, c(0, 1, 0)), "rnorm(3, 7, c(0, 1, 0))")
+    got(rnorm(1, 7, 0), "rnorm(1, 7, 0)")
+    got(rexp(1, 2), "rexp(1, 2)")
+    sample(c("heads", "tails"), 1)
+    NULL
+  }
+})
+
+# Draws in processes that R forks.
+forks <- function() {
+  mu <- ppx_normal(0, 1, "mu")
+  xs <- parallel::mclapply(1:2, function(i) ppx_normal(mu, 1, "x"), mc.cores = 2)
+  mu + length(xs)
+}
+forks_by_generator <- function() ppx_normal(0, 1, "mu") + sum(unlist(parallel::mclapply(1:2, function(i) rnorm(1))))
+
+# Functions of an installed package.
+package <- function() {
+  x <- ppxtiny::walk(3)
+  ppx_tag(x, "walk")
+  ppx_tag(ppxtiny::pick(5), "pick")
+  ppx_tag(ppxtiny::compiled(), "compiled")
+  mu <- ppxtiny::noisy()
+  ppx_tag(mu, "mu")
+  ppx_observe_normal(mu, 0.5, "y")
+}
+package_seen <- function() {
+  ppx_package("ppxtiny")
+  package()
+}
+kind <- function() {
+  set.seed(1, kind = "default")
+  ppx_normal(0, 1, "x") + runif(1)
+}
+seeds <- function() {
+  set.seed(1)
+  runif(1)
+}
+
 # One category for each row of probabilities.
 categories <- function() {
   probs <- rbind(c(0.5, 0.5), c(0.1, 0.9))

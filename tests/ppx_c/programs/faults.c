@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "ppx.h"
 
@@ -139,6 +141,50 @@ static int threads(void *user) {
     return user != NULL;
 }
 
+/* A forked process draws; the parent takes what it reads, and looks at nothing else. */
+static int forks(void *user) {
+    double x = ppx_normal(0.0, 1.0, "mu");
+    int ends[2];
+    if (pipe(ends) != 0) return 6;
+    if (fork() == 0) {
+        const double y = ppx_normal(x, 1.0, "x");
+        if (write(ends[1], &y, sizeof y) != (ssize_t)sizeof y) _exit(2);
+        _exit(0);
+    }
+    close(ends[1]);
+    if (read(ends[0], &x, sizeof x) != (ssize_t)sizeof x) x = 0.0;
+    close(ends[0]);
+    wait(NULL);
+    ppx_result(x);
+    return user != NULL;
+}
+
+/* The same by an array, and the new process returns from the model. */
+static int forks_array(void *user) {
+    double out[2];
+    ppx_scope_enter("scope");
+    ppx_rejection_begin("loop");
+    if (fork() == 0) {
+        ppx_draw_array(PPX_NORMAL, PPX_PARAMS(PPX_ALL(0.0), PPX_ALL(1.0)), PPX_SHAPE(2), out, "array");
+        ppx_rejection_end();
+        return 0;
+    }
+    wait(NULL);
+    return user != NULL;
+}
+
+static void *report_elsewhere(void *unused) {
+    ppx_tag(1.0, "elsewhere");
+    return unused;
+}
+
+static int tags_on_a_thread(void *user) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, report_elsewhere, NULL) != 0) return 5;
+    pthread_join(thread, NULL);
+    return user != NULL;
+}
+
 static const struct {
     const char *name;
     ppx_model model;
@@ -146,6 +192,7 @@ static const struct {
               {"negative", negative},   {"array", array},             {"shape", shape},     {"params", params},
               {"fails", fails},         {"returns", returns},         {"leaves", leaves},   {"nameless", nameless},
               {"serves", serves},       {"threads", threads},
+              {"forks", forks},         {"forks_array", forks_array}, {"tags_on_a_thread", tags_on_a_thread},
               {"latin", latin},         {"says_latin", says_latin},   {"no_category", no_category}};
 
 int main(int argc, char **argv) {

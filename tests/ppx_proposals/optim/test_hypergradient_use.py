@@ -6,6 +6,7 @@ import copy
 import io
 import math
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -229,6 +230,15 @@ def test_settings_that_do_not_exist_are_refused(kind: type[HypergradientOptimize
         kind(_params((3,)), bounds=(0.0, 1.0))  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("name", ["amsgrad", "maximize", "dampening", "foreach", "fused", "capturable"])
+def test_settings_of_torch_that_are_not_offered_are_refused_by_name(name: str) -> None:
+    for kind in (SGDHD, AdamHD, AdamWHD):
+        with pytest.raises(TypeError, match=f"have no '{name}', which torch.optim has; leave it out"):
+            kind(_params((3,)), **{name: True})  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"have no '{name}'"):
+            kind([{"params": _params((3,)), name: True}])
+
+
 def test_a_group_is_extended_by_leaves_only() -> None:
     (p,) = params = _params((3,))
     optimizer = AdamHD(params)
@@ -255,3 +265,54 @@ def test_a_scheduler_of_a_learned_rate_is_refused_before_anything_moves() -> Non
         constant.state_dict() | {"param_groups": [learning.state_dict()["param_groups"][0]]}
     )
     learning.step()
+
+
+def _plateau(optimizer: torch.optim.Optimizer) -> None:
+    torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.1).step(math.inf)
+
+
+def _by_hand(optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups[1]["lr"] *= 0.5  # as schedulers of other packages do
+
+
+@pytest.mark.parametrize("write", [_plateau, _by_hand])
+@pytest.mark.parametrize("kind", [SGDHD, AdamHD, AdamWHD])
+def test_whatever_writes_a_learned_rate_is_refused(
+    kind: type[HypergradientOptimizer], write: Callable[[torch.optim.Optimizer], None]
+) -> None:
+    params = _params((3,), (2,))
+    optimizer = kind([{"params": params[:1], "hypergrad_lr": 0.0}, {"params": params[1:]}])
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.step()
+    before = [p.detach().clone() for p in params]
+    rate = optimizer.param_groups[1]["lr"]
+    write(optimizer)
+    with pytest.raises(ValueError, match=r"lr of group 1 is learned, but .* became .* set it by set_lr"):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    optimizer.set_lr(rate)
+    optimizer.step()
+    optimizer.param_groups[1]["hypergrad_lr"] = 0.0  # now it is a setting
+    write(optimizer)
+    optimizer.step()
+
+
+def test_a_learned_rate_is_set_by_name() -> None:
+    params = _params((3,), (2,))
+    optimizer = AdamHD([{"params": params[:1]}, {"params": params[1:]}], lr_bounds=(0.0, 0.5))
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.set_lr(0.25, group=1)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 0.25]
+    optimizer.step()
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.25, abs=1e-3)
+    with pytest.raises(ValueError, match=r"within lr_bounds \(0.0, 0.5\) of group 0, not 1"):
+        optimizer.set_lr(1.0)
+    shared = AdamHD([{"params": _params((3,))}, {"params": _params((2,))}], scope="global")
+    with pytest.raises(ValueError, match="all groups share one alpha"):
+        shared.set_lr(0.1, group=0)
+    shared.set_lr(0.1)
+    assert {group["lr"] for group in shared.param_groups} == {0.1}

@@ -254,7 +254,7 @@ def test_groups_show_floats_and_what_the_user_sets_counts() -> None:
     train(tower, params, range(3))
     assert type(tower.param_groups[0]["lr"]) is float
     assert tower.hyperparameters()[0]["beta1"] == tower.param_groups[0]["betas"][0] != 0.8
-    tower.param_groups[0]["lr"], tower.param_groups[0]["betas"] = 0.5, (0.6, 0.7)
+    tower.set_hyperparameters(lr=0.5, beta1=0.6, beta2=0.7)
     train(tower, params, range(3, 4))
     hypers = tower.hyperparameters()[0]
     assert hypers["lr"] == pytest.approx(0.5, abs=0.05)
@@ -265,7 +265,7 @@ def test_what_the_user_sets_counts_though_the_hypergradient_is_nan() -> None:
     a, b = make_params()[:2]
     tower = Tower([a, b], [SGD(0.01, adapt=("lr",)), SGD(1e-4, adapt=("lr",)), SGD(1e-6)])
     train(tower, [a, b], range(3))
-    tower.param_groups[0]["lr"] = 0.5
+    tower.set_hyperparameters(lr=0.5)
     before = b.detach().clone()
     a.grad, b.grad = torch.full_like(a, float("nan")), torch.ones_like(b)
     tower.step()
@@ -377,3 +377,37 @@ def test_half_precision_learns_the_hyperparameters_of_single_precision(
     for half, single, change in zip(*learnt, moved, strict=True):
         assert half == pytest.approx(single, abs=0.05 * abs(change) + 1e-6)
     assert abs(moved[0]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["StepLR", "ReduceLROnPlateau", "by hand"])
+def test_whatever_writes_an_adapted_hyperparameter_is_refused(name: str) -> None:
+    a, b = make_params()[:2]
+    tower = Tower([a, b], [Adam(0.01, adapt=("lr", "betas")), SGD(1e-4)])
+    if name == "StepLR":
+        torch.optim.lr_scheduler.StepLR(tower, 1)
+    else:
+        train(tower, [a, b], range(3))
+    rate = tower.param_groups[0]["lr"]
+    if name == "ReduceLROnPlateau":
+        torch.optim.lr_scheduler.ReduceLROnPlateau(tower, patience=0).step(float("inf"))
+    if name == "by hand":
+        tower.param_groups[0]["betas"] = (0.5, 0.5)
+    before = b.detach().clone()
+    with pytest.raises(ValueError, match="scheduler"):
+        train(tower, [a, b], range(3, 4))
+    assert torch.equal(b, before)
+    if name != "StepLR":
+        tower.set_hyperparameters(lr=rate, beta1=0.9, beta2=0.99)
+        train(tower, [a, b], range(3, 4))
+    with pytest.raises(ValueError, match="Adam has no 'momentum'; it has lr, "):
+        tower.set_hyperparameters(momentum=0.5)
+
+
+def test_a_rate_that_a_tower_does_not_adapt_may_be_scheduled() -> None:
+    a, b = make_params()[:2]
+    tower = Tower([a, b], [SGD(0.01, 0.5, adapt=("momentum",)), SGD(1e-4)])
+    schedule = torch.optim.lr_scheduler.StepLR(tower, 1, gamma=0.5)
+    train(tower, [a, b], range(2))
+    schedule.step()
+    train(tower, [a, b], range(2, 4))
+    assert tower.param_groups[0]["lr"] == 0.005

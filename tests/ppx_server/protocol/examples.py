@@ -105,6 +105,7 @@ BATCH_RESULT = BatchResult(
     failures=(Failure(1, FailureKind.MODEL, "division by zero"),),
     first_address=0,
     addresses=ADDRESSES,
+    ordinal=np.array([0, 2**33, 5, 0, 1], np.uint64),
 )
 EMPTY_RUN_BATCH = RunBatch(0, 0, np.array([], np.uint64), False, ids(0), ids(), ids(), floats(), floats())
 EMPTY_BATCH_RESULT = BatchResult(
@@ -124,7 +125,7 @@ EMPTY_BATCH_RESULT = BatchResult(
 EXAMPLES: dict[type[Event], Event] = {
     type(event): event
     for event in [
-        Handshake("controller", CAPABILITIES),
+        Handshake("controller", CAPABILITIES, ("noise*", "det/[ab]"), True),
         HandshakeResult("simulator", "gaussian", CAPABILITIES, "sha256:1f"),
         Run(),
         RunResult(1.0),
@@ -287,7 +288,7 @@ def batch_results(draw: st.DrawFn) -> BatchResult:
 
 _capabilities = st.lists(_texts, max_size=4).map(tuple)
 events = st.one_of(
-    st.builds(Handshake, _texts, _capabilities),
+    st.builds(Handshake, _texts, _capabilities, _capabilities, st.booleans()),
     st.builds(HandshakeResult, _texts, _texts, _capabilities, _texts),
     st.just(Run()),
     st.builds(RunResult, st.none() | _present),

@@ -51,6 +51,10 @@ def tensors(**changes: Any) -> Any:
     return BATCH_RESULT.observations._replace(**changes)
 
 
+def ulongs(*values: int) -> np.ndarray:
+    return np.array(values, np.uint64)
+
+
 def loops(**changes: Any) -> dict[str, Any]:
     return {"loops": BATCH_RESULT.loops._replace(**changes)}
 
@@ -131,6 +135,10 @@ def test_a_run_batch_that_does_not_fit(unchecked: Any, changes: dict[str, Any], 
         (loops(end=ids(3, 1, 2)), "a rejection loop lies outside its trace"),
         (loops(begin=ids(1, 0, 1)), "rejection loops are not in the order"),
         ({"failures": ()}, "failures are not those of the 1 traces of status 1"),
+        ({"ordinal": ulongs(0, 2, 5, 0)}, "column ordinal has 4 elements instead of 5"),
+        ({"ordinal": ulongs(0, 0, 5, 0, 1)}, "column ordinal does not increase within each trace"),
+        ({"ordinal": ulongs(0, 2, 5, 1, 0)}, "column ordinal does not increase within each trace"),
+        ({"ordinal": ulongs(0, 2**33 + 1, 5, 0, 1)}, "column ordinal .* beyond 8589934592"),
         ({"failures": BATCH_RESULT.failures * 2}, "failures are not those of the 1 traces"),
         ({"failures": (Failure(0, 0, ""),)}, "failures are not those of the 1 traces"),
         ({"failures": (Failure(-2, 0, ""),)}, "failures are not those of the 1 traces"),
@@ -187,7 +195,7 @@ def test_an_unknown_family_is_named() -> None:
 def test_an_address_has_no_more_axes_than_a_tensor() -> None:
     table = Table(("det/x", "x", 0, Integers((1,) * 33)))
     with pytest.raises(RemoteProtocolError, match="address 'det/x' has 33 axes; at most 32"):
-        decode(fill(BATCH_RESULT, head(Tables((table,)))))
+        decode(fill(BATCH_RESULT, head(Tables((table,))), None))
 
 
 @pytest.mark.parametrize("event", [RUN_BATCH, BATCH_RESULT])
@@ -224,8 +232,8 @@ MANY_AXES = TensorOf((0,) * 32)
         (RUN_BATCH, Table((LONG,)), lambda v: (v, 0, None), "addresses overlap"),
         (RUN_BATCH, Table((LONG,)), lambda v: (None, 1, v), "observations overlap"),
         (RUN_BATCH, Table(("", Word(0), MANY_AXES)), lambda v: (None, 1, v), "observations overlap"),
-        (BATCH_RESULT, Table((LONG,)), lambda v: (v,), "addresses overlap"),
-        (BATCH_RESULT, Table((Word(0), 0, LONG)), lambda v: (v, 0, None), "failures overlap"),
+        (BATCH_RESULT, Table((LONG,)), lambda v: (v, None), "addresses overlap"),
+        (BATCH_RESULT, Table((Word(0), 0, LONG)), lambda v: (v, 0, None, None), "failures overlap"),
     ],
 )
 def test_a_small_message_does_not_become_a_large_event(
@@ -249,6 +257,7 @@ def test_a_large_batch_is_read_without_copies() -> None:
         **{c: np.zeros(rows) for c in ("value", "z", "log_prob")},
         flags=np.ones(rows, np.uint8),
         failures=(),
+        ordinal=ulongs(),
         **{
             t: getattr(EMPTY_BATCH_RESULT, t)._replace(offsets=ids(0, 0))
             for t in ("observations", "tags", "results", "loops")

@@ -204,6 +204,13 @@ def tensor(data: list[float], shape: tuple[int, ...] = ()) -> dict[str, Any]:
     return {"data": data, "shape": list(shape)}
 
 
+def handshake(
+    capabilities: list[str] | None, patterns: list[str] | None = None, omit: bool | None = None
+) -> dict[str, Any]:
+    names = ("system_name", "capabilities", "uncontrolled", "omit_uncontrolled")
+    return dict(zip(names, ("s", capabilities, patterns, omit), strict=True))
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_slots_of_families(family: str) -> None:
     names = PARAM_NAMES[family]
@@ -219,8 +226,10 @@ def test_slots_of_families(family: str) -> None:
 @pytest.mark.parametrize(
     ("event", "fields"),
     [
-        (Handshake("s", ("a", "b")), {"system_name": "s", "capabilities": ["a", "b"]}),
-        (Handshake("s"), {"system_name": "s", "capabilities": None}),
+        (Handshake("s", ("a", "b")), handshake(["a", "b"])),
+        (Handshake("s"), handshake(None)),
+        (Handshake("s", (), ("p", "q"), True), handshake(None, ["p", "q"], True)),
+        (Handshake("s", (), ("p",)), handshake(None, ["p"], False)),
         (
             HandshakeResult("s", "m", ("a",), "f"),
             {"system_name": "s", "model_name": "m", "capabilities": ["a"], "fingerprint": "f"},

@@ -27,9 +27,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from ppx_proposals.optim.growing import extend
+from ppx_proposals.optim.learned import Learned, unmark
 from ppx_proposals.optim.tower import chain as chains
 from ppx_proposals.optim.tower.chain import Chain, Group
-from ppx_proposals.optim.tower.levels import Hypers, Level, Memory, read
+from ppx_proposals.optim.tower.levels import Hypers, Level, Memory, read, write
 
 
 class _Update(NamedTuple):
@@ -49,12 +50,12 @@ class _Update(NamedTuple):
 class Tower(Optimizer):
     """An optimizer whose hyperparameters are moved by an optimizer, whose hyperparameters are moved by an optimizer...
 
-    `param_groups[i]["lr"]` and its like are the current values, floats; setting one counts from the next step on. Each
-    parameter group has a tower of its own and may begin with other settings of level 0. A parameter without a gradient
-    does not move and has no part in the hypergradient. If the hypergradient is not finite, no hyperparameter moves.
+    `param_groups[i]["lr"]` and its like are the current values, floats. Those that are adapted are state, not
+    settings: what a scheduler writes there is refused, `set_hyperparameters` is for users. Each parameter group has a
+    tower of its own and may begin with other settings of level 0. A parameter without a gradient does not move and has
+    no part in the hypergradient. If the hypergradient is not finite, no hyperparameter moves.
 
-    Hypergradients are derivatives of the loss that made `p.grad`; weight decay is no part of it. Do not combine with a
-    learning rate scheduler: the learning rate is state, not a setting.
+    Hypergradients are derivatives of the loss that made `p.grad`; weight decay is no part of it.
 
     Args:
         params: Parameters, or dicts that define groups with settings of their own.
@@ -85,6 +86,7 @@ class Tower(Optimizer):
             top = f"level {len(self.levels) - 1} ({type(self.levels[-1]).__name__})"
             raise ValueError(f"{top} adapts {self.levels[-1].adapt}, but no level is above it; add one")
         self._updates: dict[int, _Update] = {}
+        self._learned = Learned("set_hyperparameters({name}=...)")
         super().__init__(params, self.levels[0].settings())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -123,6 +125,28 @@ class Tower(Optimizer):
         pairs = zip(settings, self.levels, strict=True)
         return [{name: read(s, name) for name in level.names} for s, level in pairs]
 
+    def set_hyperparameters(self, *, group: int = 0, **values: float) -> None:
+        """Sets hyperparameters of level 0, adapted or not; they count from the next step on.
+
+        Args:
+            group: Number of the group.
+            **values: By name, as `hyperparameters` shows them: `lr`, `beta1`, `weight_decay`, ...
+
+        Raises:
+            ValueError: There is no such hyperparameter, or a value is outside its domain.
+        """
+        settings = self.param_groups[group]
+        new = {name: settings[name] for name in self.levels[0].settings()}
+        for name, value in values.items():
+            if name not in self.levels[0].names:
+                raise ValueError(
+                    f"{type(self.levels[0]).__name__} has no {name!r}; it has {', '.join(self.levels[0].names)}"
+                )
+            write(new, name, float(value))
+        replace(self.levels[0], **new)
+        settings.update(new)
+        self._learned.forget(group)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a saved state.
 
@@ -148,6 +172,10 @@ class Tower(Optimizer):
         # Graphs are no part of the state; they are built again from it.
         super().__setstate__(state)
         self._updates = {}
+        self._learned = Learned("set_hyperparameters({name}=...)")
+        if "lr" in self.levels[0].adapted:
+            for group in self.param_groups:
+                unmark(group)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -164,13 +192,15 @@ class Tower(Optimizer):
             The closure's loss.
 
         Raises:
-            ValueError: A gradient is sparse, or a parameter is complex.
+            ValueError: A gradient is sparse, a parameter is complex, or somebody else writes a hyperparameter that is
+                adapted; nothing has changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
+            self._learned.check(number, group, self._adapted(group))
             for p in group["params"]:
                 if p.grad is not None and (p.grad.is_sparse or p.is_complex()):
                     raise ValueError(
@@ -178,7 +208,12 @@ class Tower(Optimizer):
                     )
         for index, group in enumerate(self.param_groups):
             self._step_group(index, group)
+            self._learned.leave(index, self._adapted(group))
         return loss
+
+    def _adapted(self, group: Group) -> dict[str, float]:
+        """The current values that level 1 moves, by name."""
+        return {name: read(group, name) for name in self.levels[0].adapted}
 
     def _step_group(self, index: int, group: Group) -> None:
         params = [p for p in group["params"] if p.grad is not None]

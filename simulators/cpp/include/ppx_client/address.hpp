@@ -57,6 +57,18 @@ inline void append_call_site(std::string& text, const CallSite& site) {
     text.append(":").append(digits, end).append(":").append(site.function.substr(0, site.function.find('<')));
 }
 
+/// What a statement says of itself.
+struct Label {
+    std::string_view name;
+    const CallSite& call_site;
+    /// Of a draw that a number is made of: which part it is. Its address is below that of the number, and the name is the
+    /// number's.
+    std::string_view part = {};
+
+    /// The name in results.
+    std::string_view reported_name() const { return part.empty() ? name : std::string_view(); }
+};
+
 /// A scope that the thread has been in: a node of a tree, so that a statement finds its scopes in one pointer.
 struct ScopeNode {
     const ScopeNode* parent = nullptr;
@@ -75,6 +87,12 @@ class AddressPath {
         } else {
             text_.append(name);
         }
+        return text_;
+    }
+
+    std::string_view address(const Label& label) {
+        address(label.name, label.call_site);
+        if (!label.part.empty()) text_.append("/").append(label.part);
         return text_;
     }
 

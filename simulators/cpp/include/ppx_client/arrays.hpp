@@ -60,13 +60,14 @@ inline double normal_log_density(const double* x, const double* mean, std::size_
     return std::isnan(log_prob) ? -infinity : log_prob;
 }
 
-/// Sum of the log densities of an array's elements.
-inline double array_log_density(const Prior& prior, const double* value) {
-    if (prior.family == Family::Normal)
+/// Sum of the log densities of an array's elements; of those that are not missing, where it is said which are.
+inline double array_log_density(const Prior& prior, const double* value, const std::uint8_t* missing = nullptr) {
+    if (prior.family == Family::Normal && missing == nullptr)
         return normal_log_density(value, prior.params[0].data, prior.params[0].size > 1, prior.params[1].data,
                                   prior.params[1].size > 1, prior.size);
     double sum = 0.0;
     for (std::size_t i = 0; i < prior.size; ++i) {
+        if (missing != nullptr && missing[i]) continue;
         std::array<double, 4> memory;
         const Params params = prior.element(i, memory);
         sum += prior.functions->log_density(value[i], params.data, params.size,

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "ppx_client/forks.hpp"
 #include "ppx_client/player.hpp"
 #include "ppx_client/session.hpp"
 #include "ppx_client/signals.hpp"
@@ -51,8 +52,8 @@ class Returned {
 /// Executes the model once.
 using Model = std::function<void(Returned&)>;
 
-/// Runs the model; returns why it failed, or nothing. A trace that is abandoned has not failed.
-inline std::string run_model(const Model& model, Returned& returned) {
+/// Calls the model; returns why it failed, or nothing. A trace that is abandoned has not failed.
+inline std::string call_model(const Model& model, Returned& returned) {
     returned.clear();
     try {
         model(returned);
@@ -65,6 +66,15 @@ inline std::string run_model(const Model& model, Returned& returned) {
     } catch (...) {
         return "the model threw something that is no std::exception";
     }
+}
+
+/// Runs the model; returns why its trace failed, or nothing.
+inline std::string run_model(const Model& model, Returned& returned) {
+    const std::string failure = call_model(model, returned);
+    leave_if_forked();
+    // What the model made of numbers that are none of the trace is of no interest.
+    const std::string reason = stray_report().take();
+    return reason.empty() ? failure : reason;
 }
 
 /// Takes what a controller's numbers mean; says what is wrong with it, or nothing.
@@ -108,7 +118,8 @@ inline std::string play(const ppx::RunBatch& batch, Session& session, const Mode
     constexpr std::size_t max_bytes = std::size_t{1} << 30;
     const Charge charge(nullptr, &player);
     Returned returned;
-    player.begin_batch(batch.seed(), batch.observations_id() == 0 ? nullptr : &session.observations);
+    player.begin_batch(batch.seed(), batch.observations_id() == 0 ? nullptr : &session.observations,
+                       session.capabilities.missing, session.left);
     for (std::size_t k = 0; k < num_traces && !stop_requested(); ++k) {
         player.begin_trace(k, batch.index()->Get(static_cast<flatbuffers::uoffset_t>(k)));
         const std::string failure = run_model(model, returned);

@@ -37,6 +37,7 @@ struct DrawColumns {
     std::vector<std::int32_t> address, instance, params;
     std::vector<double> value, z, log_prob;
     std::vector<std::uint8_t> flags;
+    std::vector<std::uint64_t> ordinal;  // draws that the trace made before
     std::vector<std::int32_t> params_offsets{0};
     std::vector<double> params_data;
 
@@ -59,7 +60,7 @@ struct DrawColumns {
     }
 
     std::size_t bytes() const {
-        constexpr std::size_t row = 3 * sizeof(std::int32_t) + 3 * sizeof(double) + 1;
+        constexpr std::size_t row = 3 * sizeof(std::int32_t) + 3 * sizeof(double) + 1 + sizeof(std::uint64_t);
         return size * row + params_offsets.size() * sizeof(std::int32_t) + params_data.size() * sizeof(double);
     }
 
@@ -69,6 +70,7 @@ struct DrawColumns {
         for (auto* column : {&address, &instance, &params}) column->resize(capacity);
         for (auto* column : {&value, &z, &log_prob}) column->resize(capacity);
         flags.resize(capacity);
+        ordinal.resize(capacity);
     }
 };
 
@@ -164,8 +166,10 @@ struct BatchColumns {
     LoopRows loops;
     std::vector<FailedTrace> failures;
     double seconds = 0.0;
+    bool has_left_out = false;  // draws without rows
 
     void clear() {
+        has_left_out = false;
         status.clear();
         offsets.assign(1, 0);
         draws.clear();

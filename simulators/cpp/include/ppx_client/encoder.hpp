@@ -27,16 +27,18 @@ struct Capabilities {
     bool observed_value = false;
     bool truncated_normal = false;
     bool rejection = false;
+    bool missing = false;
 
     /// Those of this client. That of a controller for "batch" and "shutdown" shows in its messages.
-    static constexpr std::array<const char*, 6> names{"observed_value", "error",     "truncated_normal",
-                                                      "batch",          "rejection", "shutdown"};
+    static constexpr std::array<const char*, 8> names{"observed_value", "error",    "truncated_normal", "batch",
+                                                      "rejection",      "shutdown", "missing",          "uncontrolled"};
 
     void add(std::string_view name) {
         if (name == "error") error = true;
         if (name == "observed_value") observed_value = true;
         if (name == "truncated_normal") truncated_normal = true;
         if (name == "rejection") rejection = true;
+        if (name == "missing") missing = true;
     }
 };
 
@@ -138,10 +140,12 @@ class Encoder {
         const auto flags = create_column(builder_, draws.flags, draws.size);
         const auto params_offsets = create_column(builder_, draws.params_offsets);
         const auto params_data = create_column(builder_, draws.params_data);
+        flatbuffers::Offset<flatbuffers::Vector<std::uint64_t>> ordinal = 0;
+        if (columns.has_left_out) ordinal = create_column(builder_, draws.ordinal, draws.size);
         finish(ppx::MessageBody_BatchResult,
                ppx::CreateBatchResult(builder_, batch, columns.seconds, status, offsets, address, instance, params,
                                       value, z, log_prob, flags, params_offsets, params_data, observations, tags,
-                                      results, loops, failures, narrow(told), entries)
+                                      results, loops, failures, narrow(told), entries, ordinal)
                    .Union());
     }
 

@@ -52,7 +52,7 @@ inline unsigned long gsl_rng_uniform_int(const gsl_rng* r, unsigned long n, Call
 
 inline unsigned long gsl_rng_get(const gsl_rng* r, CallSite site = CallSite::current()) {
     if (!detail::is_controlled(r)) return ::gsl_rng_get(r);
-    return static_cast<unsigned long>(detail::choose_unit({{}, site}) * 0x1p32);
+    return static_cast<unsigned long>(detail::choose_unit({{}, site, "uniform"}) * 0x1p32);
 }
 
 inline double gsl_ran_gaussian(const gsl_rng* r, double sigma, CallSite site = CallSite::current()) {
@@ -142,7 +142,7 @@ inline double gsl_ran_rayleigh(const gsl_rng* r, double sigma, CallSite site = C
 
 inline double gsl_ran_pareto(const gsl_rng* r, double a, double b, CallSite site = CallSite::current()) {
     if (!detail::is_controlled(r)) return ::gsl_ran_pareto(r, a, b);
-    return b * std::exp(detail::choose(Exponential{a}, {{}, site}));
+    return b * std::exp(detail::choose(Exponential{a}, {{}, site, "exponential"}));
 }
 
 inline unsigned gsl_ran_poisson(const gsl_rng* r, double mu, CallSite site = CallSite::current()) {

@@ -43,7 +43,7 @@ auto to_model(T value, ThreadState& thread, const Label& label) {
         // Beyond 2^53 doubles are no longer all whole numbers.
         if (!(std::abs(value) <= 0x1p53) || value != std::floor(value))
             throw std::out_of_range(
-                std::string("draw '").append(thread.path.address(label.name, label.call_site)) + "': " +
+                std::string("draw '").append(thread.path.address(label)) + "': " +
                 info(D::family).name + ": " + number_text(value) +
                 " is no whole number up to 2^53; check who chose it");
         return static_cast<std::int64_t>(value);
@@ -66,14 +66,37 @@ inline void fit_value(Prior& prior, const View& value, std::string_view address)
     }
 }
 
+template <class D>
+auto sample(const D& distribution, const Label& label, bool control) {
+    ThreadState& thread = this_thread();
+    control = control && thread.num_uncontrolled == 0;
+    if constexpr (!D::is_array) {
+        if (thread.player != nullptr)
+            return to_model<D>(thread.player->draw(distribution, label, control), thread, label);
+    }
+    const std::string_view address = thread.path.address(label);
+    const Prior prior = make_prior(distribution, address);
+    auto value = make_value<D::is_array>(prior);
+    double* const out = elements(value);
+    if (thread.controller != nullptr) {
+        thread.controller->sample({address, label.reported_name()}, prior, control, out);
+    } else if (thread.player != nullptr) {
+        thread.player->draw(prior, label, control, out);
+    } else {
+        thread.draw(address, prior, out);
+    }
+    return to_model<D>(std::move(value), thread, label);
+}
+
 /// An observation that is not played: a controller's, or without one a draw.
 inline void observe(ThreadState& thread, const Request& request, const Prior& prior, const View* value, double* out) {
     if (thread.controller != nullptr) {
         thread.controller->observe(request, prior, value, out);
     } else if (value != nullptr) {
+        thread.stray(request.address);
         std::copy(value->data, value->data + value->size, out);
     } else {
-        thread.draw(prior, out);
+        thread.draw(request.address, prior, out);
     }
 }
 
@@ -115,24 +138,7 @@ auto observe(const D& distribution, const View* value, const Label& label) {
 template <class D>
 auto sample(const D& distribution, std::string_view name = {}, bool control = true,
             CallSite site = CallSite::current()) {
-    detail::ThreadState& thread = detail::this_thread();
-    const detail::Label label{name, site};
-    if constexpr (!D::is_array) {
-        if (thread.player != nullptr)
-            return detail::to_model<D>(thread.player->draw(distribution, label, control), thread, label);
-    }
-    const std::string_view address = thread.path.address(name, site);
-    const detail::Prior prior = detail::make_prior(distribution, address);
-    auto value = detail::make_value<D::is_array>(prior);
-    double* const out = detail::elements(value);
-    if (thread.controller != nullptr) {
-        thread.controller->sample({address, name}, prior, control, out);
-    } else if (thread.player != nullptr) {
-        thread.player->draw(prior, label, control, out);
-    } else {
-        thread.draw(prior, out);
-    }
-    return detail::to_model<D>(std::move(value), thread, label);
+    return detail::sample(distribution, {name, site}, control);
 }
 
 /// Compares the simulation with data: the value that was observed is distributed like this, given the draws
@@ -167,7 +173,7 @@ auto observe(const D& distribution, const V& value, std::string_view name = {}, 
 template <class V, std::enable_if_t<detail::is_value<V>, int> = 0>
 void tag(const V& value, std::string_view name, CallSite site = CallSite::current()) {
     detail::ThreadState& thread = detail::this_thread();
-    if (thread.controller == nullptr && thread.player == nullptr) return;
+    if (thread.controller == nullptr && thread.player == nullptr) return thread.stray(name);
     const auto given = detail::convert<detail::Common<V>>(value);
     const detail::View view = detail::view(given);
     if constexpr (!std::is_arithmetic_v<V>)
@@ -187,6 +193,16 @@ class [[nodiscard]] scope {
     ~scope() { detail::this_thread().path.leave(); }
     scope(const scope&) = delete;
     scope& operator=(const scope&) = delete;
+};
+
+/// While it lives, all draws on this thread are left to the prior, whatever makes them, as if each said so. For noise that
+/// nobody asks for: it costs inference next to nothing. `ppx_client::uncontrolled noise;`
+class [[nodiscard]] uncontrolled {
+  public:
+    uncontrolled() { ++detail::this_thread().num_uncontrolled; }
+    ~uncontrolled() { --detail::this_thread().num_uncontrolled; }
+    uncontrolled(const uncontrolled&) = delete;
+    uncontrolled& operator=(const uncontrolled&) = delete;
 };
 
 /// While it lives, draws belong to a rejection loop, which inference can then treat as one: put it before a loop that

@@ -1,6 +1,7 @@
 // The values that a controller conditions on.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <string_view>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "ppx_client/decoder.hpp"
 #include "ppx_client/tensor.hpp"
@@ -18,14 +20,24 @@
 
 namespace ppx_client::detail {
 
-/// The values given for one name or address, by the number of the visit; those that are not given are empty.
-struct Given {
-    std::map<std::int32_t, Tensor> visits;
+/// What is known of a visit.
+struct Measurement {
+    Tensor value;
+    std::vector<std::uint8_t> missing;  // 1 for each element that was not measured; empty where all were
+    bool is_missing = false;            // nothing was measured
+};
 
-    const Tensor* at(std::int32_t visit) const {
+/// What is known of one name or address, by the number of the visit.
+struct Given {
+    std::map<std::int32_t, Measurement> visits;
+
+    const Measurement* at(std::int32_t visit) const {
         const auto found = visits.find(visit);
-        return found == visits.end() || found->second.size() == 0 ? nullptr : &found->second;
+        return found == visits.end() ? nullptr : &found->second;
     }
+
+    /// The number of a visit that stands for all that are not given.
+    static constexpr std::int32_t every_visit = -1;
 };
 
 /// A set of observations.
@@ -44,13 +56,26 @@ class ObservationSet {
         number_ = 0;
         for (const ppx::Observation* row : rows) {
             const std::string name = row->name() == nullptr ? std::string() : row->name()->str();
-            Tensor value = to_tensor(row->value());
+            Measurement measurement{to_tensor(row->value()), {}, false};
+            const Tensor& value = measurement.value;
             try {
                 if (value.size() > 0) check_shape(view(value), "observation '" + name + "'");
             } catch (const std::invalid_argument& error) {
                 return error.what();
             }
-            given_[name].visits[row->visit()] = std::move(value);
+            if (row->missing() != nullptr && row->missing()->size() > 0) {
+                std::vector<std::uint8_t>& missing = measurement.missing;
+                missing.assign(row->missing()->begin(), row->missing()->end());
+                if (missing.size() != std::max<std::size_t>(value.size(), 1))
+                    return "observation '" + name + "' has " + std::to_string(value.size()) + " elements and " +
+                           std::to_string(missing.size()) + " marks of those that are missing";
+                const auto is_measured = [](std::uint8_t mark) { return mark == 0; };
+                measurement.is_missing = std::none_of(missing.begin(), missing.end(), is_measured);
+                if (std::all_of(missing.begin(), missing.end(), is_measured)) missing.clear();
+            }
+            // An empty value says nothing, unless it is said to be missing.
+            if (value.size() > 0 || measurement.is_missing)
+                given_[name].visits[row->visit()] = std::move(measurement);
         }
         number_ = number;
         serial_ = ++last_serial;

@@ -19,6 +19,7 @@
 #include "ppx_client/columns.hpp"
 #include "ppx_client/densities.hpp"
 #include "ppx_client/observations.hpp"
+#include "ppx_client/pattern.hpp"
 #include "ppx_client/philox.hpp"
 #include "ppx_client/prior.hpp"
 #include "ppx_client/quantiles.hpp"
@@ -42,6 +43,10 @@ Params scalar_params(const D& distribution) {
     }
 }
 
+/// Whether the value of a coordinate is made of the coordinate itself, rather than of its tails.
+template <Family F>
+constexpr bool uses_z = F == Family::Normal || F == Family::LogNormal;
+
 /// The running trace of a batch, and the columns of those before it.
 class Player {
   public:
@@ -52,12 +57,16 @@ class Player {
     Sites& sites() { return sites_; }
     BatchColumns& columns() { return columns_; }
 
-    /// @param observations The set to condition on, or null to draw every observation.
-    void begin_batch(std::uint64_t seed, const ObservationSet* observations) {
+    /// @param observations  The set to condition on, or null to draw every observation.
+    /// @param draws_missing Whether an observation is drawn for which the set has no fitting value; else the trace fails.
+    /// @param left          What the controller leaves to the prior.
+    void begin_batch(std::uint64_t seed, const ObservationSet* observations, bool draws_missing, const Left& left) {
         columns_.clear();
+        left_ = &left;
         ++batch_;
         seed_ = seed;
         observations_ = observations;
+        draws_missing_ = draws_missing;
     }
 
     void begin_trace(std::size_t slot, std::uint64_t index) {
@@ -65,8 +74,8 @@ class Player {
         status_ = TraceStatus::Complete;
         scripts_.begin(slot);
         uniforms_ = Uniforms(seed_, index);
-        if (observations_ == nullptr) observation_uniforms_ = Uniforms(seed_, index, Stream::Observations);
-        num_observed_ = 0;
+        index_ = index;
+        num_draws_ = num_observed_ = 0;
         first_row_ = columns_.draws.size;
         first_loop_ = columns_.loops.address.size();
     }
@@ -94,7 +103,7 @@ class Player {
         columns_.results.end_trace();
         LoopRows& loops = columns_.loops;
         for (std::size_t row = first_loop_; row < loops.end.size(); ++row)
-            if (loops.end[row] < 0) loops.end[row] = ordinal();
+            if (loops.end[row] < 0) loops.end[row] = num_rows();
         loops.offsets.push_back(narrow(loops.address.size()));
     }
 
@@ -104,15 +113,17 @@ class Player {
         check_running();
         Site& site = sites_.find(Statement::Draw, F, false, path_, label);
         const std::int32_t instance = site.visits->next(trace_);
+        control = control && !is_left(site);
+        const Choices choices = scripts_.find(*site.entry, instance, 1, control);
+        if (!control && left_->omits && choices.size == 0) return leave(site, distribution, label);
         const Params params = check_params(site, distribution, label);
         columns_.draws.reserve(1);
-        const Choices choices = scripts_.find(*site.entry, instance, 1, control);
         const std::uint8_t flags = control ? Controlled : 0;
         begin_row(site, instance, params, flags);
         if (choices.ends) pend();
         double value, z;
         if (choices.size == 0) {
-            const Tails tails = tails_of_uniform(uniforms_.at(static_cast<std::uint64_t>(ordinal())));
+            const Tails tails = tails_of_uniform(uniforms_.at(num_draws_));
             z = normal_quantile(tails);
             value = value_of<F>(params.data, params.size, tails, z);
         } else {
@@ -137,8 +148,10 @@ class Player {
         Site& site = sites_.find(Statement::Draw, prior.family, true, path_, label);
         sites_.set_shape(site, prior.shape, prior.rank);
         const std::int32_t instance = site.visits->next(trace_);
-        columns_.draws.reserve(prior.size);
+        control = control && !is_left(site);
         const Choices choices = scripts_.find(*site.entry, instance, prior.size, control);
+        const bool leaves_out = !control && left_->omits;
+        columns_.draws.reserve(leaves_out ? choices.size : prior.size);
         for (std::size_t i = 0; i < choices.size; ++i) {
             const double value = choices.value[i], z = choices.z[i];
             const bool by_z = std::isnan(value);
@@ -147,8 +160,13 @@ class Player {
             }, by_z ? z : not_a_number, Forced);
         }
         if (choices.ends) pend(prior, choices.size, site, instance, control);
+        if (leaves_out && choices.size < prior.size) {
+            const std::size_t first = choices.size, count = prior.size - first;
+            for (std::size_t i = 0; i < count; ++i) out[first + i] = prior.draw(first + i, uniforms_.at(num_draws_ + i));
+            return note_left_out(site, count);
+        }
         for (std::size_t i = choices.size; i < prior.size; ++i) {
-            const Tails tails = tails_of_uniform(uniforms_.at(static_cast<std::uint64_t>(ordinal())));
+            const Tails tails = tails_of_uniform(uniforms_.at(num_draws_));
             const double z = normal_quantile(tails);
             out[i] = draw_element(prior, i, site, instance, control, [&](const Params& params) {
                 return prior.functions->value_of(params.data, params.size, tails, z);
@@ -164,16 +182,18 @@ class Player {
         Site& site = sites_.find(Statement::Observation, F, false, path_, label);
         const ObservedVisit visit = next_visit(site);
         const Params params = check_params(site, distribution, label);
-        double value;
-        if (observations_ == nullptr) {
-            const Tails tails = tails_of_uniform(observation_uniforms_.at(num_observed_++));
-            value = value_of<F>(params.data, params.size, tails, normal_quantile(tails));
-            columns_.observations.data.push_back(value);
-        } else {
-            value = *given(site, visit, coded);
+        const double* const value = observations_ == nullptr ? nullptr : given(site, visit, coded).value;
+        if (value != nullptr) {
+            add_observation(site, visit, log_density<F>(*value, params.data, params.size, site.params.normaliser));
+            return *value;
         }
-        add_observation(site, visit, log_density<F>(value, params.data, params.size, site.params.normaliser));
-        return value;
+        const Tails tails = tails_of_uniform(observation_uniforms().at(num_observed_++));
+        const double drawn = value_of<F>(params.data, params.size, tails, normal_quantile(tails));
+        columns_.observations.data.push_back(drawn);
+        const bool counts = observations_ == nullptr;
+        add_observation(site, visit,
+                        counts ? log_density<F>(drawn, params.data, params.size, site.params.normaliser) : 0.0);
+        return drawn;
     }
 
     /// Observes an array; writes its elements to `out`.
@@ -182,16 +202,20 @@ class Player {
         Site& site = sites_.find(Statement::Observation, prior.family, true, path_, label);
         sites_.set_shape(site, prior.shape, prior.rank);
         const ObservedVisit visit = next_visit(site);
-        if (observations_ == nullptr) {
-            draw_array(prior, observation_uniforms_, num_observed_, out);
-            num_observed_ += prior.size;
-            std::vector<double>& data = columns_.observations.data;
-            data.insert(data.end(), out, out + prior.size);
-        } else {
-            const double* const value = given(site, visit, coded);
-            std::copy(value, value + prior.size, out);
+        const Measured found = observations_ == nullptr ? Measured() : given(site, visit, coded);
+        if (found.value != nullptr && found.missing == nullptr) {
+            std::copy(found.value, found.value + prior.size, out);
+            return add_observation(site, visit, array_log_density(prior, out));
         }
-        add_observation(site, visit, array_log_density(prior, out));
+        draw_array(prior, observation_uniforms(), num_observed_, out);
+        num_observed_ += prior.size;
+        if (found.value != nullptr)
+            for (std::size_t i = 0; i < prior.size; ++i)
+                if (!found.missing[i]) out[i] = found.value[i];
+        std::vector<double>& data = columns_.observations.data;
+        data.insert(data.end(), out, out + prior.size);
+        const bool counts = observations_ == nullptr || found.value != nullptr;
+        add_observation(site, visit, counts ? array_log_density(prior, out, found.missing) : 0.0);
     }
 
     void tag(const View& value, const Label& label) {
@@ -212,13 +236,13 @@ class Player {
         Site& site = sites_.find(Statement::Loop, no_family, false, path_, label);
         LoopRows& loops = columns_.loops;
         loops.address.push_back(sites_.number(*site.entry));
-        loops.begin.push_back(ordinal());
+        loops.begin.push_back(num_rows());
         loops.end.push_back(-1);
         return {trace_, loops.address.size() - 1};
     }
 
     void end_loop(const Loop& loop) {
-        if (loop.trace == trace_) columns_.loops.end[loop.row] = ordinal();
+        if (loop.trace == trace_) columns_.loops.end[loop.row] = num_rows();
     }
 
   private:
@@ -233,8 +257,35 @@ class Player {
         if (has_ended()) throw AbandonedTrace();
     }
 
-    /// Number of scalar draws that the trace has made.
-    std::int32_t ordinal() const { return narrow(columns_.draws.size - first_row_); }
+    /// Number of scalar draws of the trace that have rows.
+    std::int32_t num_rows() const { return narrow(columns_.draws.size - first_row_); }
+
+    /// Whether the controller leaves a draw to the prior; found out once for each.
+    bool is_left(Site& site) const {
+        if (site.left != left_->number) {
+            site.left = left_->number;
+            site.is_left = left_->matches(site.entry->address, site.entry->name);
+        }
+        return site.is_left;
+    }
+
+    /// A draw from the prior that leaves nothing behind but that its random number is used.
+    template <class D>
+    double leave(Site& site, const D& distribution, const Label& label) {
+        constexpr Family F = D::family;
+        const Params params = scalar_params(distribution);
+        if (!accepts<F>(params.data, params.size))
+            make_prior(distribution, path_.address(label.name, label.call_site));
+        note_left_out(site, 1);
+        const Tails tails = tails_of_uniform(uniforms_.at(num_draws_ - 1));
+        return value_of<F>(params.data, params.size, tails, uses_z<F> ? normal_quantile(tails) : 0.0);
+    }
+
+    void note_left_out(Site& site, std::size_t size) {
+        sites_.number(*site.entry);  // the controller learns what its patterns match
+        columns_.has_left_out = true;
+        num_draws_ += size;
+    }
 
     [[noreturn]] void abandon(ppx::FailureKind kind, std::string message) {
         fail(kind, std::move(message));
@@ -247,7 +298,7 @@ class Player {
         const Params params = scalar_params(distribution);
         if (site.params.equal(params.data, params.size)) return params;
         if (!accepts<D::family>(params.data, params.size))
-            make_prior(distribution, path_.address(label.name, label.call_site));
+            make_prior(distribution, path_.address(label));
         // That of a Normal depends on stddev alone, while the mean of a measurement is another one in each trace.
         const bool is_normalised = D::family == Family::Normal && site.params.holds(1, params.data[1]);
         site.params.set(params.data, params.size);
@@ -276,6 +327,7 @@ class Player {
         draws.value[row] = value;
         draws.z[row] = z;
         draws.log_prob[row] = log_prob;
+        draws.ordinal[row] = num_draws_++;
         draws.size = row + 1;
     }
 
@@ -338,21 +390,42 @@ class Player {
 
     ObservedVisit next_visit(Site& site) { return {site.visits->next(trace_), site.visits_by_address->next(trace_)}; }
 
-    /// The value to condition on, of the shape of the site's entry.
-    const double* given(Site& site, const ObservedVisit& visit, const double* coded) {
+    /// A value to condition on, of the shape of the site's entry; null where nothing was measured.
+    struct Measured {
+        const double* value = nullptr;
+        const std::uint8_t* missing = nullptr;  // null where all elements were measured
+    };
+
+    Uniforms& observation_uniforms() {
+        if (num_observed_ == 0) observation_uniforms_ = Uniforms(seed_, index_, Stream::Observations);
+        return observation_uniforms_;
+    }
+
+    Measured given(Site& site, const ObservedVisit& visit, const double* coded) {
         if (site.observations != observations_->serial()) {
             site.observations = observations_->serial();
             site.by_name = observations_->find(site.entry->name);
-            site.by_address = observations_->find(site.entry->address);
+            // Where name and address are the same, only visits by name count.
+            const bool is_scoped = site.entry->address != site.entry->name;
+            site.by_address = is_scoped ? observations_->find(site.entry->address) : nullptr;
         }
-        const Tensor* value = site.by_name == nullptr ? nullptr : site.by_name->at(visit.by_name);
-        if (value == nullptr && site.by_address != nullptr) value = site.by_address->at(visit.by_address);
-        if (value == nullptr) {
-            if (coded == nullptr) refuse_missing(site.entry->name, visit.by_name);
-            return coded;
+        const auto at = [](const Given* given, std::int32_t number) {
+            return given == nullptr ? nullptr : given->at(number);
+        };
+        const Measurement* found = at(site.by_name, visit.by_name);
+        if (found == nullptr) found = at(site.by_address, visit.by_address);
+        if (found == nullptr) found = at(site.by_name, Given::every_visit);
+        if (found == nullptr) found = at(site.by_address, Given::every_visit);
+        if (found == nullptr) {
+            if (coded == nullptr && !draws_missing_) refuse_missing(site.entry->name, visit.by_name);
+            return {coded, nullptr};
         }
-        if (!site.entry->has_shape(value->shape.data(), value->shape.size())) refuse_shape(*site.entry, *value);
-        return value->data.data();
+        if (found->is_missing) return {};
+        if (!site.entry->has_shape(found->value.shape.data(), found->value.shape.size())) {
+            if (!draws_missing_) refuse_shape(*site.entry, found->value);
+            return {};  // the controller sees that it does not fit
+        }
+        return {found->value.data.data(), found->missing.empty() ? nullptr : found->missing.data()};
     }
 
     [[noreturn]] void refuse_missing(const std::string& name, std::int32_t visit) {
@@ -387,12 +460,14 @@ class Player {
     BatchColumns columns_;
     Uniforms uniforms_, observation_uniforms_;
     const ObservationSet* observations_ = nullptr;
+    const Left* left_ = nullptr;
     Entry* result_entry_ = nullptr;
-    std::uint64_t seed_ = 0;
+    std::uint64_t seed_ = 0, index_ = 0;
     std::uint64_t batch_ = 0, trace_ = 0;  // numbers of those that are running, from 1
-    std::uint64_t num_observed_ = 0;       // numbers of the stream that the trace has used
+    std::uint64_t num_draws_ = 0, num_observed_ = 0;  // numbers of both streams that the trace has used
     std::size_t first_row_ = 0, first_loop_ = 0;
     TraceStatus status_ = TraceStatus::Complete;
+    bool draws_missing_ = false;
 };
 
 }  // namespace ppx_client::detail

@@ -6,7 +6,8 @@
 //
 // The distributions have the interface of those in <random>. They ignore the generator. The address of a draw is where
 // the distribution is called, or its name if it was given one, as first argument: `normal_distribution<> d("x", 0, 1)`.
-// Distributions that are no family of PPX are made of such, exactly; if of two, their draws are parts of the address.
+// Distributions that are no family of PPX are made of such, exactly: their draws are parts of the address
+// (`x/exponential`), and the number that the program gets is reported under its name, if it has one.
 // Two that are called in one expression draw in the order that the compiler chooses. Those that the library calls, as
 // it does what std::bind has bound, share a place inside the library, which is another one in other versions of it: give
 // each a name.

@@ -40,7 +40,7 @@ class BitGenerator {
         if (site_.function.substr(0, 2) == "__") site_.function = {};
     }
 
-    /// The address of its draws is its name.
+    /// The address of its draws is its name, and a slash; in results, no number has this name.
     template <class Name, std::enable_if_t<is_name<Name>, int> = 0>
     explicit BitGenerator(const Name& name, CallSite site = CallSite::current()) : BitGenerator(site) {
         name_ = std::string_view(name);
@@ -52,7 +52,7 @@ class BitGenerator {
     explicit BitGenerator(Seed&&, CallSite site = CallSite::current()) : BitGenerator(site) {}
 
     result_type operator()() {
-        const double u = choose_unit({name_, site_});
+        const double u = choose_unit({name_, site_, "uniform"});
         if constexpr (std::is_same_v<Bits, std::uint32_t>) {
             return static_cast<std::uint32_t>(u * 0x1p32);
         } else {

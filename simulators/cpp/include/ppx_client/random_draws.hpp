@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <limits>
 #include <random>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -32,26 +31,8 @@ I to_count(Count count) {
 
 /// A normal number; without a choice where there is nothing to choose.
 inline double choose_normal(double mean, double stddev, const Label& at) {
-    return stddev == 0.0 ? mean : choose(Normal{mean, stddev}, at);
+    return stddev == 0.0 ? deliver(mean, at) : choose(Normal{mean, stddev}, at);
 }
-
-/// While it lives, draws are parts of a choice, with its address and a slash before their names.
-class Parts {
-  public:
-    explicit Parts(const Label& whole) : site_(whole.call_site), scope_(text_of(whole)) {}
-
-    Label operator()(const char* name) const { return {name, site_}; }
-
-  private:
-    static std::string text_of(const Label& whole) {
-        std::string text(whole.name);
-        if (text.empty()) append_call_site(text, whole.call_site);
-        return text;
-    }
-
-    CallSite site_;
-    scope scope_;
-};
 
 // P is the distribution or its param_type: both have the accessors.
 
@@ -67,7 +48,7 @@ R draw(const std::lognormal_distribution<R>*, const P& p, const Label& at) {
 
 template <class R, class P>
 R draw(const std::uniform_real_distribution<R>*, const P& p, const Label& at) {
-    return p.a() == p.b() ? p.a() : round_below<R>(choose(Uniform{p.a(), p.b()}, at), p.b());
+    return p.a() == p.b() ? deliver(p.a(), at) : round_below<R>(choose(Uniform{p.a(), p.b()}, at), p.b());
 }
 
 template <class I, class P>
@@ -93,21 +74,21 @@ I draw(const std::poisson_distribution<I>*, const P& p, const Label& at) {
 /// Failures before the first success: an exponential number, rounded down, whose rate makes success p.
 template <class I, class P>
 I draw(const std::geometric_distribution<I>*, const P& p, const Label& at) {
-    return to_count<I>(std::floor(choose(Exponential{1.0}, at) / -std::log1p(-p.p())));
+    const double e = choose(Exponential{1.0}, part_of(at, "exponential"));
+    return deliver(to_count<I>(std::floor(e / -std::log1p(-p.p()))), at);
 }
 
 /// Failures before the k-th success: a Poisson number whose rate is a Gamma one.
 template <class I, class P>
 I draw(const std::negative_binomial_distribution<I>*, const P& p, const Label& at) {
-    const Parts part(at);
-    const double rate = choose(Gamma{p.k(), p.p() / (1.0 - p.p())}, part("rate"));
-    return to_count<I>(choose(Poisson{rate}, part("count")));
+    const double rate = choose(Gamma{p.k(), p.p() / (1.0 - p.p())}, part_of(at, "gamma"));
+    return deliver(to_count<I>(choose(Poisson{rate}, part_of(at, "poisson"))), at);
 }
 
 template <class I, class P>
 I draw(const std::discrete_distribution<I>*, const P& p, const Label& at) {
     std::vector<double> probs = p.probabilities();
-    return probs.size() < 2 ? I{0} : static_cast<I>(choose(Categorical{std::move(probs)}, at));
+    return probs.size() < 2 ? deliver(I{0}, at) : static_cast<I>(choose(Categorical{std::move(probs)}, at));
 }
 
 template <class R, class P>
@@ -127,14 +108,16 @@ R draw(const std::weibull_distribution<R>*, const P& p, const Label& at) {
 
 template <class R, class P>
 R draw(const std::extreme_value_distribution<R>*, const P& p, const Label& at) {
-    return static_cast<R>(p.a() - p.b() * std::log(choose(Exponential{1.0}, at)));
+    const double e = choose(Exponential{1.0}, part_of(at, "exponential"));
+    return deliver(static_cast<R>(p.a() - p.b() * std::log(std::max(e, tiny))), at);
 }
 
 /// The tangent of an angle that is uniform.
 template <class R, class P>
 R draw(const std::cauchy_distribution<R>*, const P& p, const Label& at) {
     constexpr double pi = 3.14159265358979323846;
-    return static_cast<R>(p.a() + p.b() * std::tan(pi * (choose_unit(at) - 0.5)));
+    const double u = choose_unit(part_of(at, "uniform"));
+    return deliver(static_cast<R>(p.a() + p.b() * std::tan(pi * (u - 0.5))), at);
 }
 
 template <class R, class P>
@@ -145,17 +128,17 @@ R draw(const std::chi_squared_distribution<R>*, const P& p, const Label& at) {
 /// A normal number by the root of a mean square.
 template <class R, class P>
 R draw(const std::student_t_distribution<R>*, const P& p, const Label& at) {
-    const Parts part(at);
-    const double normal = choose(Normal{0.0, 1.0}, part("normal"));
-    return static_cast<R>(normal / std::sqrt(choose(Gamma{0.5 * p.n(), 0.5 * p.n()}, part("mean_square"))));
+    const double normal = choose(Normal{0.0, 1.0}, part_of(at, "normal"));
+    const double mean_square = choose(Gamma{0.5 * p.n(), 0.5 * p.n()}, part_of(at, "mean_square"));
+    return deliver(static_cast<R>(normal / std::sqrt(mean_square)), at);
 }
 
 /// A ratio of mean squares.
 template <class R, class P>
 R draw(const std::fisher_f_distribution<R>*, const P& p, const Label& at) {
-    const Parts part(at);
-    const double numerator = choose(Gamma{0.5 * p.m(), 0.5 * p.m()}, part("numerator"));
-    return static_cast<R>(numerator / choose(Gamma{0.5 * p.n(), 0.5 * p.n()}, part("denominator")));
+    const double numerator = choose(Gamma{0.5 * p.m(), 0.5 * p.m()}, part_of(at, "numerator"));
+    const double denominator = choose(Gamma{0.5 * p.n(), 0.5 * p.n()}, part_of(at, "denominator"));
+    return deliver(static_cast<R>(numerator / denominator), at);
 }
 
 /// The quantile of a density that is linear between bounds, with the values `left` and `right` at those of each
@@ -180,7 +163,8 @@ R draw(const std::piecewise_constant_distribution<R>*, const P& p, const Label& 
     const std::vector<R> ends = p.intervals();
     const std::vector<double> density = p.densities();
     const auto in = [&](std::size_t i) { return density[i]; };
-    return round_below<R>(piecewise_quantile(choose_unit(at), {ends.begin(), ends.end()}, in, in), ends.back());
+    const double u = choose_unit(part_of(at, "uniform"));
+    return deliver(round_below<R>(piecewise_quantile(u, {ends.begin(), ends.end()}, in, in), ends.back()), at);
 }
 
 template <class R, class P>
@@ -189,7 +173,8 @@ R draw(const std::piecewise_linear_distribution<R>*, const P& p, const Label& at
     const std::vector<double> density = p.densities();
     const auto left = [&](std::size_t i) { return density[i]; };
     const auto right = [&](std::size_t i) { return density[i + 1]; };
-    return round_below<R>(piecewise_quantile(choose_unit(at), {ends.begin(), ends.end()}, left, right), ends.back());
+    const double u = choose_unit(part_of(at, "uniform"));
+    return deliver(round_below<R>(piecewise_quantile(u, {ends.begin(), ends.end()}, left, right), ends.back()), at);
 }
 
 }  // namespace ppx_client::detail

@@ -16,6 +16,7 @@
 #include "ppx_client/address.hpp"
 #include "ppx_client/philox.hpp"
 #include "ppx_client/prior.hpp"
+#include "ppx_client/strays.hpp"
 
 namespace ppx_client::detail {
 
@@ -76,6 +77,7 @@ class ThreadState {
     AddressPath path;
     Controller* controller = nullptr;  // while one answers each statement
     Player* player = nullptr;          // while a batch is played
+    std::size_t num_uncontrolled = 0;  // regions whose draws are left to the prior that the model is in
 
     void seed(std::uint64_t value) { uniforms_.emplace(value, 0); }
 
@@ -88,13 +90,14 @@ class ThreadState {
         return *uniforms_;
     }
 
-    /// Draws where no controller is; an error if one is waiting for another thread of this process.
-    void draw(const Prior& prior, double* result) {
-        if (running_traces().load(std::memory_order_relaxed) > 0)
-            throw std::logic_error(
-                "a thread that does not run serve() makes a draw while a controller runs the model; draw on "
-                "the "
-                "thread that called serve(), because a trace is one sequence of draws");
+    /// A statement that nobody answers: the trace that another thread of this process runs meanwhile fails.
+    void stray(std::string_view address) {
+        if (running_traces().load(std::memory_order_relaxed) > 0) stray_report().add(Stray::Thread, address);
+    }
+
+    /// Draws where no controller is.
+    void draw(std::string_view address, const Prior& prior, double* result) {
+        stray(address);
         Uniforms& generator = uniforms();
         for (std::size_t i = 0; i < prior.size; ++i) result[i] = prior.draw(i, generator.next());
     }

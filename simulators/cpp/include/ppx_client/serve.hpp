@@ -13,6 +13,7 @@
 
 #include "ppx_client/batch.hpp"
 #include "ppx_client/fingerprint.hpp"
+#include "ppx_client/forks.hpp"
 #include "ppx_client/server.hpp"
 #include "ppx_client/signals.hpp"
 
@@ -63,6 +64,7 @@ int serve(F&& forward, const std::string& name, const std::string& address = bin
     try {
         const detail::StopSignals signals;
         detail::keep_freed_memory();
+        detail::watch_forks();
         detail::Server server(detail::make_model(forward), name, address, fingerprint);
         std::fprintf(stderr, "%s: serving PPX at %s\n", name.c_str(), server.endpoint().c_str());
         server.run();

@@ -111,7 +111,10 @@ class Server final : public Controller {
   private:
     void greet() {
         Session& session = sessions_.begin(channel_.sender());
-        const auto* const offered = channel_.received().message().body_as_Handshake()->capabilities();
+        const ppx::Handshake& handshake = *channel_.received().message().body_as_Handshake();
+        session.left.read(handshake.uncontrolled());
+        session.left.omits = handshake.omit_uncontrolled();
+        const auto* const offered = handshake.capabilities();
         if (offered != nullptr)
             for (const auto* name : *offered) session.capabilities.add(name->string_view());
         encoder_.handshake_result(system_name, name_, fingerprint_, offered != nullptr);

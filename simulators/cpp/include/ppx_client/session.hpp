@@ -10,6 +10,7 @@
 
 #include "ppx_client/encoder.hpp"
 #include "ppx_client/observations.hpp"
+#include "ppx_client/pattern.hpp"
 #include "ppx_client/sites.hpp"
 
 namespace ppx_client::detail {
@@ -21,6 +22,7 @@ struct Session {
     std::size_t told = 0;                 // how many of the simulator's addresses it knows
     std::vector<const Entry*> addresses;  // what its own numbers mean
     ObservationSet observations;          // the set that it sent last
+    Left left;                            // what it leaves to the prior
     std::uint64_t last_used = 0;
 };
 
@@ -38,7 +40,7 @@ class Sessions {
             });
         *session = Session();
         session->sender = sender;
-        session->last_used = ++clock_;
+        session->last_used = session->left.number = ++clock_;
         return *session;
     }
 

@@ -92,21 +92,18 @@ struct Site {
     bool is_array = false;
     const ScopeNode* scope = nullptr;
     std::string name;
+    std::string part;
     CallSite call_site{};  // distinguishes only where there is no name
 
     Entry* entry = nullptr;
     Visits* visits = nullptr;             // to the address; for observations to the name, over all scopes
     Visits* visits_by_address = nullptr;  // only of observations
     KnownParams params;
+    std::uint64_t left = 0;           // the number of the `Left` to which the next one belongs
+    bool is_left = false;             // whether a controller leaves this draw to the prior
     std::uint64_t observations = 0;   // the set of observations to which the next two belong
     const Given* by_name = nullptr;   // what the set gives, or null
     const Given* by_address = nullptr;
-};
-
-/// What a statement says of itself.
-struct Label {
-    std::string_view name;
-    const CallSite& call_site;
 };
 
 /// All the sites and addresses of a program that a thread has come by.
@@ -119,10 +116,10 @@ class Sites {
                                                       static_cast<std::uint64_t>(place.line))
                                                 : hash_bytes(label.name);
         const unsigned sort = static_cast<unsigned>(statement) << 8 | static_cast<unsigned>(family) << 1 | is_array;
-        hash = mix(hash + sort, reinterpret_cast<std::uintptr_t>(path.scope()));
+        hash = mix(hash + sort + label.part.size(), reinterpret_cast<std::uintptr_t>(path.scope()));
         Site* const site = index_.find(hash, [&](const Site& site) {
             return site.scope == path.scope() && site.statement == statement && site.family == family &&
-                   site.is_array == is_array && site.name == label.name &&
+                   site.is_array == is_array && site.name == label.name && site.part == label.part &&
                    (!label.name.empty() ||
                     (site.call_site.line == place.line && site.call_site.file.data() == place.file.data() &&
                      site.call_site.function.data() == place.function.data()));
@@ -171,15 +168,17 @@ class Sites {
 
     Site& add(std::uint64_t hash, Statement statement, Family family, bool is_array, AddressPath& path,
               const Label& label) {
-        const std::string address(path.address(label.name, label.call_site));
+        const std::string address(path.address(label));
         const bool needs_name = statement == Statement::Observation || statement == Statement::Tag;
-        const std::string_view name = needs_name && label.name.empty() ? std::string_view(address) : label.name;
+        const std::string_view name =
+            needs_name && label.name.empty() ? std::string_view(address) : label.reported_name();
         Site site;
         site.statement = statement;
         site.family = family;
         site.is_array = is_array;
         site.scope = path.scope();
         site.name = label.name;
+        site.part = label.part;
         site.call_site = label.call_site;
         site.entry = &entry(address, name, static_cast<std::uint8_t>(family), nullptr, 0);
         if (statement == Statement::Observation) {

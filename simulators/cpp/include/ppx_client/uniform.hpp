@@ -26,7 +26,7 @@ namespace detail {
 /// Makes a random choice that inference may control.
 template <class D>
 auto choose(const D& distribution, const Label& label) {
-    return sample(distribution, label.name, true, label.call_site);
+    return sample(distribution, label, true);
 }
 
 /// A number in (0, 1), of which a program may take the logarithm at either end.
@@ -35,20 +35,33 @@ inline double choose_unit(const Label& label) {
     return clip(choose(Uniform{0.0, 1.0}, label), tiny, below_one);
 }
 
-/// A whole number from `low` to `high`, all equally likely. Inference sees its distance from `low`: as a category if
-/// there are few, and else as a Uniform draw, rounded down. Where they are more than 2^52, some never come.
+/// The draw of a number's part.
+inline Label part_of(const Label& whole, std::string_view part) { return {whole.name, whole.call_site, part}; }
+
+/// What a program gets that is no draw itself, but made of its parts or certain: reported, if it has a name.
+template <class T>
+T deliver(T value, const Label& label) {
+    if (!label.name.empty()) tag(static_cast<double>(value), label.name, label.call_site);
+    return value;
+}
+
+/// A whole number from `low` to `high`, all equally likely: a category if there are few, and else a Uniform draw, rounded
+/// down. Where they are more than 2^52, some never come.
 template <class I>
 I choose_whole(I low, I high, const Label& label) {
     constexpr std::uint64_t max_categories = 64;  // as in Python
     const std::uint64_t last = static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
-    std::uint64_t distance = 0;
-    if (0 < last && last < max_categories) {
-        distance = static_cast<std::uint64_t>(choose(Categorical{std::vector<double>(last + 1, 1.0)}, label));
-    } else if (last > 0) {
-        const double x = choose(Uniform{0.0, static_cast<double>(last) + 1.0}, label);
-        distance = x >= static_cast<double>(last) ? last : x > 0.0 ? static_cast<std::uint64_t>(x) : 0;
+    const auto from_low = [&](std::uint64_t distance) {
+        return static_cast<I>(static_cast<std::uint64_t>(low) + distance);
+    };
+    if (last == 0) return deliver(low, label);
+    if (last < max_categories) {
+        const Categorical<double> even{std::vector<double>(last + 1, 1.0)};
+        if (low == I{0}) return from_low(static_cast<std::uint64_t>(choose(even, label)));
+        return deliver(from_low(static_cast<std::uint64_t>(choose(even, part_of(label, "index")))), label);
     }
-    return static_cast<I>(static_cast<std::uint64_t>(low) + distance);
+    const double x = choose(Uniform{0.0, static_cast<double>(last) + 1.0}, part_of(label, "uniform"));
+    return deliver(from_low(x >= static_cast<double>(last) ? last : x > 0.0 ? static_cast<std::uint64_t>(x) : 0), label);
 }
 
 }  // namespace detail

@@ -130,7 +130,6 @@ JUDGED = (
     Defect(
         "model", "noise_of_many_addresses", "lengths", WARN, r"--uncontrolled 'u\[\[\]\*\]' .*control=False"
     ),
-    Defect("model", "uncontrolled_arrays", "lengths", WARN, "seed of a generator"),
     Defect("model", "no_influence", "influence", WARN, "seeded with a constant"),
     Defect(
         "model", "amplifies_rounding", "both ways", WARN, "amplifies rounding: branch on whole-number draws"
@@ -230,6 +229,7 @@ def test_a_defect_of_the_process_is_caught(defect: Defect, defect_command: Calla
 
 TWINS = (
     ("uncontrolled_noise", "lengths"),
+    ("uncontrolled_arrays", "lengths"),
     ("path", "lengths"),
     ("noise", "influence"),
     ("few_digits", "both ways"),

@@ -14,9 +14,11 @@ from ppx_inference.conformance import wire
 from ppx_inference.conformance.addresses import varying_part
 from ppx_inference.conformance.checks import CHECKS
 from ppx_inference.conformance.differences import briefly, first_difference
+from ppx_inference.conformance.generators import imported
 from ppx_inference.conformance.graph import svg
 from ppx_inference.conformance.layout import arranged, layered
 from ppx_inference.conformance.loops import rounds_to_try, unmarked
+from ppx_inference.conformance.reasons import Fault, fault
 from ppx_inference.conformance.report import END, START, address_rows, transitions
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
@@ -282,3 +284,30 @@ class TestRejectionLoops:
         (loop, *_) = unmarked(simulator, traces, rounds_to_try(traces, 400))
         assert traces.addresses[loop.address_id].name == "x"
         assert 2 <= loop.rejected <= loop.tried
+
+
+class TestReasons:
+    @pytest.mark.parametrize(
+        ("reason", "expected"),
+        [
+            ("NameError: the simulator crashed in mid-trace (model.py:3 in forward)", Fault.MODEL),
+            ("the simulator './a': the model failed: it broke off", Fault.MODEL),
+            (
+                "the simulator 'python -c\nx' crashed in mid-trace: process 3 was ended by SIGSEGV",
+                Fault.CRASH,
+            ),
+            ("the simulator at ipc://a closed the connection in mid-trace", Fault.CRASH),
+            ("the simulator './a' sent nothing for 5 s; raise `timeout`", Fault.HANG),
+            ("the simulator './a' broke off: no message", Fault.PROTOCOL),
+            ("", Fault.MODEL),
+        ],
+    )
+    def test_who_is_to_blame(self, reason: str, expected: Fault) -> None:
+        assert fault(reason) is expected
+
+
+def test_imported_functions_are_those_that_a_program_takes_from_libraries() -> None:
+    names = imported(Path("/bin/ls"))
+    assert names is not None
+    assert "malloc" in names
+    assert imported(Path(__file__)) is None

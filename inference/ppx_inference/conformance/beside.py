@@ -65,11 +65,11 @@ def side_by_side(evidence: Evidence) -> Iterator[Finding]:
 def other_folder(evidence: Evidence) -> Iterator[Finding]:
     """A process in the folder where the check is made, or in an empty folder: where the others are not."""
     traces = evidence.some.select(np.arange(min((len(evidence.some) + 1) // 2, _MOST_TRACES)))
-    names = _names_read(evidence.subject.command)
+    here = (evidence.subject.cwd or Path.cwd()).resolve()
+    names = _names_read(evidence.subject.command, here)
     process = evidence.second.running.process
     assert process is not None
     with tempfile.TemporaryDirectory(prefix="ppx-elsewhere-") as empty:
-        here = Path.cwd()
         folder, where = (
             (here, "in this folder") if _folder_of(process.pid) != here else (empty, "in an empty folder")
         )
@@ -117,8 +117,8 @@ def _names_a_folder(found: Difference, folders: Sequence[str]) -> bool:
     return any(folder in text for folder in folders for text in (found.before, found.after))
 
 
-def _names_read(command: Sequence[str]) -> list[str]:
-    """Which entries of this folder the program names: in the files among the words of its command."""
+def _names_read(command: Sequence[str], folder: Path) -> list[str]:
+    """Which entries of a folder the program names: in the files among the words of its command."""
     program = os.path.abspath(shutil.which(command[0]) or command[0])
     files = [word for word in command[1:] if not word.startswith("-") and Path(word).is_file()]
     if not files or program.startswith(os.getcwd() + os.sep):  # else it is an interpreter
@@ -129,7 +129,7 @@ def _names_read(command: Sequence[str]) -> list[str]:
             texts.append(file.read(_MOST_BYTES))
     named = [
         entry
-        for entry in sorted(os.listdir())
+        for entry in sorted(os.listdir(folder))
         if len(entry) > 2 and any(os.fsencode(entry) in text for text in texts)
     ]
     return named[:_SHOWN_NAMES]

@@ -101,7 +101,10 @@ def lengths(evidence: Evidence) -> Iterator[Finding]:
             "lengths", Level.WARN, f"{told}; {_measured(noise)}", _uncontrol(noise), facts | noise.facts
         )
         return
-    if most >= _VERY_LONG or (most >= _LONG and most > _OUTLIER * median):
+    controlled = np.diff(
+        np.concatenate([[0], np.cumsum(traces.controlled)])[traces.offsets]
+    )  # others cost little
+    if controlled.max() >= _VERY_LONG or (most >= _LONG and most > _OUTLIER * median):
         remedy = f"long traces are slow, and take much memory: {', and '.join(_shorten(traces))}"
         yield Finding("lengths", Level.WARN, told, remedy, facts)
         return
@@ -136,12 +139,7 @@ def _shorten(traces: TraceBatch) -> list[str]:
     if (sizes[traces.address_id] == 1).mean() > _MOSTLY:
         ways.insert(0, "draw arrays instead of single numbers")
     if traces.controlled.mean() > _MOSTLY:
-        ways.insert(0, "set control=False for noise that nobody asks for")
-    else:
-        ways.insert(
-            0,
-            "let one draw, control=False, be the seed of a generator of the model's own that makes the noise",
-        )
+        ways.insert(0, "set control=False for noise that nobody asks for (--uncontrolled PATTERN)")
     return ways
 
 

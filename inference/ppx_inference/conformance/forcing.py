@@ -142,16 +142,19 @@ def _weighed(evidence: Evidence, attempts: Sequence[_Attempt], lost: _Lost) -> t
         with evidence.third.connect(timeout=min(patience, subject.timeout)) as simulator:
             try:
                 trace = simulator.execute(attempt.script, None)
+                reason = next(iter(trace.failures.values()), "")
             except SimulatorError as error:
-                trace, how = None, fault(str(error))
-            else:
-                how = fault(next(iter(trace.failures.values()), ""))
+                trace, reason = None, str(error)
+            how = fault(reason)
         if how in (Fault.HANG, Fault.CRASH):
             (lost.hung if how is Fault.HANG else lost.ended).append(str(attempt))
             evidence.third.stop()
             if len(lost) == _MOST_LOST:
                 break
-        if trace is None or trace.status[0] != Status.OK or not _made(trace, attempt):
+            continue
+        if trace is None or how is Fault.PROTOCOL:  # densities are compared as they come
+            return weighed, f"when it was given {attempt}: {briefly(reason)}"
+        if trace.status[0] != Status.OK or not _made(trace, attempt):
             continue  # another process may have other addresses: told by restart
         if not (np.isneginf(trace.log_prob) & (trace.value == attempt.value)).any():
             return (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
 from ppx_inference.conformance.observing import alike, conditioned, drawn_values
+from ppx_inference.simulator import Simulator
 from ppx_server.address import Address
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
@@ -35,6 +37,8 @@ _SHARE = 0.06
 """Of the time for all."""
 _FEWEST, _MOST = 6, 32
 """Experiments."""
+_MOST_EXTRA = 2.0
+"""Of the time for all: what the fewest of them may take, judged by the first traces."""
 _HARMLESS, _FACTOR = 1.0, 2.0
 """Change of the log likelihood that costs little, and how much more that of all draws must be."""
 _WORST = 100.0
@@ -107,20 +111,28 @@ def harmless_noise(evidence: Evidence) -> Noise | None:
     if traces.controlled.sum() < _MANY * len(traces) or evidence.trouble or evidence.hidden is not None:
         return None
     groups = _groups(traces)
-    affordable = _SHARE * evidence.subject.seconds / max(evidence.seconds_per_trace, 1e-9) / (len(groups) + 2)
-    bases = [row for row in alike(traces, _MOST) if drawn_values(traces, row)][
-        : max(int(affordable), _FEWEST)
-    ]
-    if not groups or len(bases) < _FEWEST:
+    if not groups:
+        return None
+    seconds = evidence.seconds_per_trace
+    if len(traces) < _FEWEST:  # the time for prior traces was short, and its first ones are slow
+        if _FEWEST * seconds > _MOST_EXTRA * evidence.subject.seconds:
+            return None
+        started = time.perf_counter()
+        traces = evidence.simulator.prior(2 * _FEWEST, seed=evidence.subject.seed)
+        seconds = (time.perf_counter() - started) / len(traces)
+        traces = traces.select(traces.status == Status.OK)
+    affordable = int(_SHARE * evidence.subject.seconds / max(seconds, 1e-9) / (len(groups) + 2))
+    bases = [row for row in alike(traces, _MOST) if drawn_values(traces, row)][: max(affordable, _FEWEST)]
+    if len(bases) < _FEWEST:
         return None
     everything = list(range(len(traces.addresses)))
-    *effects, total = _effects(evidence, bases, [*groups, everything])
+    *effects, total = _effects(evidence.simulator, traces, bases, [*groups, everything])
     harmless = [group for group, effect in zip(groups, effects, strict=True) if _costs_little(effect, total)]
     patterns = tuple(dict.fromkeys(pattern for group in harmless for pattern in _patterns(traces, group)))
     if not patterns:
         return None
     together = [i for group in harmless for i in group]
-    (effect,) = _effects(evidence, bases, [together])
+    (effect,) = _effects(evidence.simulator, traces, bases, [together])
     if not _costs_little(effect, total):
         return None
     per_trace = float(np.isin(traces.address_id, together).sum()) / len(traces)
@@ -142,24 +154,26 @@ def _groups(traces: TraceBatch) -> list[list[int]]:
     return sorted(many, key=lambda ids: -float(counts[ids].sum()))[:_MOST_GROUPS]
 
 
-def _effects(evidence: Evidence, bases: Sequence[int], choices: Sequence[Sequence[int]]) -> list[float]:
+def _effects(
+    simulator: Simulator, traces: TraceBatch, bases: Sequence[int], choices: Sequence[Sequence[int]]
+) -> list[float]:
     """How much the log likelihood changes where draws at some addresses are made anew, for each choice of addresses.
 
     Args:
-        evidence: Where the traces come from.
-        bases: Which traces to change, rows of `evidence.sound`.
+        simulator: Where the traces come from.
+        traces: They.
+        bases: Which of them to change, by position.
         choices: Ids of addresses.
 
     Returns:
         Root mean square of the changes.
     """
-    traces = evidence.sound
     changes = np.full((len(choices), len(bases)), _WORST)
     for k, row in enumerate(bases):
         base = traces.select([row])
         kept = [~np.isin(base.address_id, choice) for choice in choices]
         script = _without(base, kept, _FAR + k * len(choices))
-        again = conditioned(evidence.simulator, script, drawn_values(traces, row))
+        again = conditioned(simulator, script, drawn_values(traces, row))
         if again is not None:
             change = np.abs(again.log_likelihood - base.log_likelihood[0])
             counts = (again.status == Status.OK) & (change < _WORST)  # NaN does not

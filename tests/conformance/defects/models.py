@@ -270,7 +270,7 @@ def uncontrolled_noise() -> None:
 
 
 def uncontrolled_arrays() -> None:
-    """Long, although all that can be done about it was done."""
+    """Long, but none of it is to be inferred."""
     x = ppx.sample(ppx.Normal(0.0, 1.0), name="x")
     ppx.sample(ppx.Normal(np.zeros(12_000), 1.0), name="noise", control=False)
     ppx.observe(ppx.Normal(x, 1.0), name="y")
@@ -311,7 +311,7 @@ def few_digits() -> None:
 
 # Other processes, and folders
 
-_SHARED = os.path.join(tempfile.gettempdir(), "ppx-defect-parameters")
+_SHARED = "/tmp/ppx-defect-parameters"  # not TMPDIR, of which each process has its own
 
 
 def _by_file(target: str) -> None:

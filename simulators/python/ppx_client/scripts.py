@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-<<<<<<< HEAD
-from ppx_client.columns import CHOICE, CONTROLLED, FORCED, MODEL, NOT_CHOSEN, OBSERVATION, Masked
-=======
 from ppx_client.array_quantiles import parameter_matrix, quantiles
-from ppx_client.columns import CHOICE, CONTROLLED, FORCED, MODEL, NOT_CHOSEN, OBSERVATION
->>>>>>> part-a
+from ppx_client.columns import CHOICE, CONTROLLED, FORCED, MODEL, NOT_CHOSEN, OBSERVATION, Masked
 from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical, Distribution
 from ppx_client.philox import Numbers
@@ -266,21 +262,13 @@ class ScriptedTrace:
 
     def _sample_array(self, distribution: Distribution, site: Site, instance: int, control: bool) -> Any:
         size = math.prod(distribution.shape)
-<<<<<<< HEAD
         forced = self._forced(site, instance, size) if control or not self._asks else range(0)
         if not control and self._omits and not forced:
             return self._leave(distribution, site)
-        vectors = element_vectors(distribution)
-        params = [self._batch.intern(site, vector) for vector in vectors]
-        start, rows = self.num_draws, self._batch.result
-        chosen = [self._choose(site, vectors[i], row) for i, row in enumerate(forced)]
-=======
         vectors = parameter_matrix(distribution)
         params = self._batch.intern_rows(site, vectors)
         start, rows = self.num_draws, self._batch.result
-        forced = self._forced(site, instance, size) if control or not self._asks else range(0)
         chosen = [self._choose(site, vectors[i].tolist(), row) for i, row in enumerate(forced)]
->>>>>>> part-a
         flags = CONTROLLED if control else 0
         if self._asks and control and len(chosen) < size:
             self._append(site, instance, params.tolist(), chosen, flags | FORCED)
@@ -296,26 +284,17 @@ class ScriptedTrace:
             values[: len(chosen)], z[: len(chosen)] = np.array(chosen).T
         self.num_draws = start + size
         self.num_in_arrays += size
-<<<<<<< HEAD
         if self._omits:
             if not control:  # of these, what no script forces has no row
                 self.num_left_out += size - len(chosen)
                 params, size = params[: len(chosen)], len(chosen)
             rows.ordinal.extend(range(start, start + size))
-        rows.address.extend([site.number] * size)
-        rows.instance.extend([instance] * size)
-        rows.params.extend(params)
-        rows.value.frombytes(values[:size].tobytes())
-        rows.z.frombytes(z[:size].tobytes())
-        rows.flags.extend([flags | FORCED] * len(chosen) + [flags] * (size - len(chosen)))
-=======
         rows.address.extend(array("i", (site.number,)) * size)
         rows.instance.extend(array("i", (instance,)) * size)
         rows.params.frombytes(params.tobytes())
-        rows.value.frombytes(values.tobytes())
-        rows.z.frombytes(z.tobytes())
+        rows.value.frombytes(values[:size].tobytes())
+        rows.z.frombytes(z[:size].tobytes())
         rows.flags.extend(bytes((flags | FORCED,)) * len(chosen) + bytes((flags,)) * (size - len(chosen)))
->>>>>>> part-a
         return to_python(distribution, values.reshape(distribution.shape))
 
     def _append(

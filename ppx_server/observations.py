@@ -53,7 +53,16 @@ class ObservationSet(Mapping[ObservationKey, Tensor]):
 
     @classmethod
     def of(cls, observations: Observations) -> ObservationSet:
-        """The set of the given values; a set is returned as it is."""
+        """The set of the given values; a set is returned as it is.
+
+        Raises:
+            ObservationError: They are no mapping, or as for the set.
+        """
+        if not isinstance(observations, Mapping):
+            raise ObservationError(
+                f"observations are given by name, as in {{'y': 1.5}}, not as {type(observations).__name__} "
+                f"{observations!r:.60}"
+            )
         return observations if isinstance(observations, ObservationSet) else cls(observations)
 
     def __getitem__(self, key: ObservationKey) -> Tensor:

@@ -14,8 +14,9 @@ from ppx_inference.importance import independent_traces
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_server.address import AddressTable
+from ppx_server.errors import ArgumentError
 from ppx_server.executor import Executes
-from ppx_server.observations import Observations
+from ppx_server.observations import Observations, ObservationSet
 from ppx_server.script import Guide
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def inference_compilation(
         Weighted traces with `log_evidence` and `pareto_k`.
 
     Raises:
+        ArgumentError: `proposal` is none, such as the path of one; a count or seed is out of range.
         CheckpointError: The proposal was trained for other observations or another simulator.
         ObservationError: An observation is missing, never asked for, or of another shape.
         SimulatorError: A simulator failed.
@@ -76,15 +78,17 @@ def inference_compilation(
     """
     from ppx_proposals.threads import arithmetic_threads
 
+    _refuse_path(proposal)
+    given = ObservationSet.of(observations)
     with arithmetic_threads():
         return independent_traces(
             "inference_compilation",
             simulator,
-            observations,
+            given,
             num_traces=num_traces,
             seed=seed,
             progress=progress,
-            guide=proposal.guide(observations, speculation=speculation),
+            guide=proposal.guide(given, speculation=speculation),
             # The guide looks at the addresses seen before a run; a simulator that has run nothing has none yet.
             check=proposal.require_known,
         )
@@ -121,6 +125,7 @@ def train(
         The proposal, for `inference_compilation`; `proposal.save(path)` keeps it.
 
     Raises:
+        ArgumentError: `observed` or `proposal` is of the wrong kind; a count or seed is out of range.
         ObservationError: A name is never observed, or observations of different traces do not fit together.
         CheckpointError: The proposal to continue belongs to other observations or another simulator.
         SimulatorError: A simulator failed.
@@ -129,6 +134,10 @@ def train(
     """
     from ppx_proposals import training
 
+    if isinstance(observed, str):
+        raise ArgumentError(f"observed is a list of names, [{observed!r}], not a text")
+    if proposal is not None:
+        _refuse_path(proposal)
     num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
     with reporting(progress, num_traces, "train") as reporter:
         learnt = 0
@@ -149,3 +158,14 @@ def train(
             device=device,
             on_step=on_step,
         )
+
+
+def _refuse_path(proposal: object) -> None:
+    """Refuses what is no proposal, such as the path of one.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    if not hasattr(proposal, "guide"):
+        reads = f"; Proposal.load({str(proposal)!r}) reads one" if isinstance(proposal, str | Path) else ""
+        raise ArgumentError(f"proposal must be what train or Proposal.load returned, not {proposal!r}{reads}")

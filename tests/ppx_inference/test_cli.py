@@ -121,7 +121,7 @@ class TestMistakes:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-        result = ppx("prior", "--timeout", "0.5", "--json", "--address", address)
+        result = ppx("prior", "--start-timeout", "0.5", "--json", "--address", address)
         assert document(result, exit_code=1)["error"]["type"] == "SimulatorStartError"
         assert result.stderr.startswith("error:")
         assert address in result.stderr

@@ -138,7 +138,7 @@ STARTED = (
     Defect("model", "hash_order", "restart", FAIL, "process"),
     Defect("model", "process_id", "restart", FAIL, "process"),
     Defect("model", "temporary_folder_in_name", "restart", FAIL, "process"),
-    Defect("model", "folder_in_name", "other folder", FAIL, "path"),
+    Defect("model", "folder_in_name", "restart", FAIL, "working directory"),
     Defect("model", "memory_leak", "leaks", FAIL, "release"),
     Defect("model", "file_leak", "leaks", FAIL, "release"),
     Defect("model", "thread_leak", "leaks", FAIL, "release"),

@@ -2,7 +2,8 @@
 
 `scratch` hands a number from one part to another through a file of fixed name, `scratch_tmp` through one in the folder
 for temporary files. `reads` needs sigma.dat, which `reads_at_start` looks for before it serves. `crash` and `hang`
-write a log and then fail at the first trace whose mu is above 1. `dies` writes a log and never serves, nor does `sleeps`.
+write a log and then fail at the first trace whose mu is above 1. `dies` writes a log and does not serve, nor
+does `sleeps`.
 """
 
 from __future__ import annotations

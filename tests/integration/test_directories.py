@@ -59,7 +59,10 @@ def kept_folder(text: str) -> Path:
     return Path(found)
 
 
-@pytest.fixture(scope="module", params=["python", "tmp", pytest.param("c++", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=["python", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tmp", "c++"))],
+)
 def scratch(request: pytest.FixtureRequest) -> list[str]:
     """The command of a simulator with a file of fixed name."""
     if request.param != "c++":

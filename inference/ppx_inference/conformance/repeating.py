@@ -73,7 +73,8 @@ def both_ways(evidence: Evidence) -> Iterator[Finding]:
 def restart(evidence: Evidence) -> Iterator[Finding]:
     """A second process."""
     remedy = (
-        "nothing may depend on the process: no pointers, process ids, times or hashes in addresses and values"
+        "nothing may depend on the process: no pointers, process ids, times, hashes or paths of the working directory "
+        "in addresses and values"
     )
     passed = "a second process has the same addresses, and the same {}"
     yield _compared("restart", evidence.some, evidence.unsteady, passed, remedy)

@@ -86,6 +86,7 @@ class Guard:
         self._begin()
         if process is not None and process.stdin is not None:
             process.stdin.close()
+            process.returncode = 0  # it is no child of this process, which need not wait for it
 
     def _end(self) -> None:
         """Closes the pipe and waits until what was left behind is killed."""

@@ -68,10 +68,10 @@ class ObservationSet(Mapping[ObservationKey, Tensor | None]):
     def __init__(self, observations: Observations, partial: Partial = False) -> None:
         self.number = next(_numbers)
         self._values: dict[ObservationKey, Tensor | None] = {}
-        if not hasattr(observations, "items"):
+        if not isinstance(observations, Mapping):
             raise ObservationError(
-                f"observations are a {type(observations).__name__}; give a dictionary of names and values, as in "
-                '{"y": 1.5}'
+                f"observations are given by name, as in {{'y': 1.5}}, not as {type(observations).__name__} "
+                f"{observations!r:.60}"
             )
         for key, value in observations.items():
             measured = None if value is None else as_numbers(value, f"observation {key!r}")

@@ -22,10 +22,10 @@ _LARGE = 1 << 16
 
 _SOCKETS_EACH = 3
 """ZeroMQ sockets of a channel: its own, that of `disconnections`, and its other end within ZeroMQ."""
-_FILES_EACH = 6
-"""Files of a channel to a process of ours, open at a time: one each of these sockets, the connection and its output,
-and one while it is set up."""
-_OTHER_FILES = 64
+_FILES_EACH = 5
+"""Open files for each: one of each of these sockets, the connection, and the output of a process of ours."""
+_OTHER_FILES = 32
+"""Files for ZeroMQ's own threads, for the start of a process, and for results."""
 
 
 def context_for(num_simulators: int) -> zmq.Context[zmq.Socket[bytes]]:
@@ -37,8 +37,17 @@ def context_for(num_simulators: int) -> zmq.Context[zmq.Socket[bytes]]:
         SimulatorStartError: More are not possible, in this process or with ZeroMQ.
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    sockets, most = _SOCKETS_EACH * num_simulators + 1, context.get(zmq.SOCKET_LIMIT)
-    assert isinstance(most, int)
+    needed = _SOCKETS_EACH * num_simulators + 1
+    try:
+        _require_room(num_simulators, needed, int(context.get(zmq.SOCKET_LIMIT)))
+        context.set(zmq.MAX_SOCKETS, max(needed, int(context.get(zmq.MAX_SOCKETS))))
+    except BaseException:
+        context.destroy()
+        raise
+    return context
+
+
+def _require_room(num_simulators: int, sockets: int, most: int) -> None:
     if sockets > most:
         raise SimulatorStartError(
             f"{num_simulators:,} simulators are too many for one controller: ZeroMQ has {most:,} sockets, and "
@@ -53,8 +62,6 @@ def context_for(num_simulators: int) -> zmq.Context[zmq.Socket[bytes]]:
             f"limit (ulimit -n {files}{'' if possible else f', for which the hard limit of {hard:,} must be raised'}) "
             "or open fewer"
         )
-    context.set(zmq.MAX_SOCKETS, max(sockets, context.get(zmq.MAX_SOCKETS)))
-    return context
 
 
 def _num_files() -> int:

@@ -15,6 +15,7 @@ from ppx_inference.keeping import ALL, Kept
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_server.address import AddressTable
+from ppx_server.errors import ArgumentError
 from ppx_server.executor import Executes
 from ppx_server.observations import Observations, ObservationSet, Partial
 from ppx_server.script import Guide
@@ -75,6 +76,7 @@ def inference_compilation(
         Weighted traces with `log_evidence` and `pareto_k`.
 
     Raises:
+        ArgumentError: `proposal` is none, such as the path of one; a count or seed is out of range.
         CheckpointError: The proposal was trained for other observations or another simulator, or something that it
             needs was not measured.
         ObservationError: A value is no number, the simulator never observes a name, or in no trace what was given.
@@ -84,6 +86,7 @@ def inference_compilation(
     """
     from ppx_proposals.threads import arithmetic_threads
 
+    _refuse_path(proposal)
     given = ObservationSet.of(observations, partial)
     with arithmetic_threads():
         return independent_traces(
@@ -131,6 +134,7 @@ def train(
         The proposal, for `inference_compilation`; `proposal.save(path)` keeps it.
 
     Raises:
+        ArgumentError: `observed` or `proposal` is of the wrong kind; a count or seed is out of range.
         ObservationError: A name is never observed, or observations of different traces do not fit together.
         CheckpointError: The proposal to continue belongs to other observations or another simulator.
         SimulatorError: A simulator failed.
@@ -139,6 +143,10 @@ def train(
     """
     from ppx_proposals import training
 
+    if isinstance(observed, str):
+        raise ArgumentError(f"observed is a list of names, [{observed!r}], not a text")
+    if proposal is not None:
+        _refuse_path(proposal)
     num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
     with reporting(progress, num_traces, "train") as reporter:
         learnt = 0
@@ -159,3 +167,14 @@ def train(
             device=device,
             on_step=on_step,
         )
+
+
+def _refuse_path(proposal: object) -> None:
+    """Refuses what is no proposal, such as the path of one.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    if not hasattr(proposal, "guide"):
+        reads = f"; Proposal.load({str(proposal)!r}) reads one" if isinstance(proposal, str | Path) else ""
+        raise ArgumentError(f"proposal must be what train or Proposal.load returned, not {proposal!r}{reads}")

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ppx_inference import diagnostics, quantities, ruled_out
+from ppx_inference.arguments import checked_count, checked_seed
 from ppx_inference.marginal import Marginal
 from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.completeness import mismatches
-from ppx_server.errors import StoreError
+from ppx_server.errors import AddressError, StoreError
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 
@@ -98,9 +99,9 @@ class Posterior:
                 several addresses share is one quantity as long as no trace visits two of them.
 
         Raises:
-            AddressError: No trace has it (the message lists near matches), or it is ambiguous.
+            AddressError: No trace has it (the message lists near matches), it is ambiguous, or no name.
         """
-        name, instance = (key, 0) if isinstance(key, str) else key
+        name, instance = _name_and_visit(key)
         return self._marginal(quantities.find(self.traces, name, instance))
 
     @property
@@ -237,8 +238,7 @@ class Posterior:
         Raises:
             ValueError: num_traces is not positive, or no trace has any weight.
         """
-        if num_traces < 1:
-            raise ValueError(f"num_traces must be at least 1, not {num_traces}")
+        num_traces, seed = checked_count("num_traces", num_traces), checked_seed(seed)
         if not self.weights.any():
             raise ValueError("every trace has weight zero, so there is nothing to resample")
         points = (np.arange(num_traces) + np.random.default_rng(seed).random()) / num_traces
@@ -389,3 +389,15 @@ def _row(marginal: Marginal) -> SummaryRow:
     q05, q50, q95 = np.asarray(marginal.quantile(_QUANTILES)).tolist()
     mean, std = float(marginal.mean()), float(marginal.std())
     return SummaryRow(marginal.name, mean, std, q05, q50, q95, marginal.present, marginal.ess, marginal.r_hat)
+
+
+def _name_and_visit(key: object) -> tuple[str, int]:
+    match key:
+        case str():
+            return key, 0
+        case (str() as name, int() | np.integer() as visit):
+            return name, int(visit)
+    raise AddressError(
+        f"a posterior is read by the name of a draw or tag, posterior['mu'], or name and visit, posterior['mu', 1], "
+        f"not by {key!r}; its traces are posterior.traces, their weights posterior.weights"
+    )

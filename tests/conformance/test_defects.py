@@ -145,7 +145,7 @@ STARTED = (
     Defect("model", "hash_order", "restart", FAIL, "process"),
     Defect("model", "process_id", "restart", FAIL, "process"),
     Defect("model", "temporary_folder_in_name", "restart", FAIL, "process"),
-    Defect("model", "folder_in_name", "other folder", FAIL, "absolute or relative path of where"),
+    Defect("model", "folder_in_name", "restart", FAIL, "working directory"),
     Defect("model", "relative_file", "other folder", FAIL, "read by a relative path.*--cwd"),
     Defect("model", "relative_file_of_steps", "other folder", FAIL, "read by a relative path.*--cwd"),
     Defect("model", "shared_file", "side by side", FAIL, "fixed name .* --workers 1"),

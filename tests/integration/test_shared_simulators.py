@@ -18,10 +18,11 @@ import pytest
 
 from ppx_inference.simulator import Simulator
 from ppx_server.errors import SimulatorError, SimulatorStartError
-from ppx_server.executor import FailurePolicy
+from ppx_server.executor import Executor, FailurePolicy
 from ppx_server.observations import ObservationSet
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import TraceBatch
+from ppx_server.worker import WorkerConfig
 from tests.integration.faults import HERE, SERVE, assert_same, in_python
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -236,9 +237,10 @@ def test_more_controllers_than_a_simulator_remembers_lose_no_trace(
     owners: Callable[..., list[Owner]], undisturbed: TraceBatch
 ) -> None:
     (owner,) = owners(1, in_python("none", np.inf))
-    with Simulator(address=[owner.address] * 20, policy=FailurePolicy(retries=0)) as sim:
+    with Executor([WorkerConfig(address=owner.address)] * 20, FailurePolicy(retries=0)) as executor:
         for _ in range(2):
-            assert_same(prior(sim), undisturbed)
+            traces = executor.execute(ScriptBatch.empty(SEED, np.arange(NUM_TRACES)), OBSERVED)
+            assert_same(traces, undisturbed)
 
 
 def test_a_killed_controller_leaves_the_simulator_to_the_next(

@@ -119,12 +119,40 @@ class TestHelp:
         assert all(command in ppx().output for command in COMMANDS)
 
 
+class TestStarting:
+    def test_a_simulator_that_reads_by_relative_paths(self, tmp_path: Path) -> None:
+        (tmp_path / "sigma.dat").write_text("0.5")
+        reads = [sys.executable, Path(__file__).parents[1] / "integration" / "directory_models.py", "reads"]
+        without = ppx("prior", "--workers", 1, "-n", 4, "--", *reads)
+        assert without.exit_code == 1
+        assert "on the command line --cwd ." in without.stderr
+        found = ppx("prior", "--json", "--cwd", tmp_path, "--workers", 1, "-n", 4, "--", *reads)
+        assert document(found)["num_failed"] == 0
+        replayed = ppx("replay", "--index", 1, "--cwd", tmp_path, "--", *reads)
+        assert replayed.exit_code == 0
+        assert "the simulator printed" not in replayed.output  # only where it serves, which is no news
+
+    def test_the_start_may_take_as_long_as_it_is_given(self) -> None:
+        result = ppx(
+            "check", "--quiet", "--start-timeout", 0.2, "--timeout", 9, "--only", "draws", "--", "sleep", "9"
+        )
+        assert result.exit_code == 1
+        assert "within 0.2 s" in " ".join(result.output.split())
+        assert "--start-timeout gives it more time" in " ".join(result.output.split())
+
+    @pytest.mark.parametrize("command", ["prior", "posterior", "train", "check", "replay"])
+    def test_every_command_that_starts_a_simulator_takes_both(self, command: str) -> None:
+        text = ppx(command, "--help").stdout
+        assert "--cwd" in text
+        assert "--start-timeout" in text
+
+
 class TestMistakes:
     def test_no_simulator_at_the_address(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-        result = ppx("prior", "--timeout", "0.5", "--json", "--address", address)
+        result = ppx("prior", "--start-timeout", "0.5", "--json", "--address", address)
         assert document(result, exit_code=1)["error"]["type"] == "SimulatorStartError"
         assert result.stderr.startswith("error:")
         assert address in result.stderr
@@ -135,6 +163,10 @@ class TestMistakes:
         [
             ["prior"],
             ["prior", "--address", "tcp://localhost:1", "--", "true"],
+            ["prior", "--address", "tcp://localhost:1", "--cwd", "."],
+            ["prior", "--seed", "18446744073709551616", "--", "true"],
+            ["prior", "-n", "1e3", "--", "true"],
+            ["replay", "--index", "9223372036854775808", "--", "true"],
             ["replay", "--", "true"],
             ["replay", "-i", "1", "--store", "a", "--failures", "b", "--", "true"],
             ["replay", "-i", "1", "--store", "a", "--seed", "2", "--", "true"],

@@ -21,8 +21,16 @@ from ppx_inference import (
     lightweight_mh,
     quiet,
     random_walk_mh,
+    train,
 )
-from ppx_server.errors import CheckpointError, ObservationError, PPXError, SimulatorCrashError
+from ppx_server.errors import (
+    AddressError,
+    ArgumentError,
+    CheckpointError,
+    ObservationError,
+    PPXError,
+    SimulatorCrashError,
+)
 from ppx_server.script import Choice
 
 ENGINES = [importance_sampling, lightweight_mh, random_walk_mh]
@@ -82,12 +90,47 @@ def failing(in_process):
         ({"num_traces": 0}, "num_traces must be at least 1, not 0"),
         ({"num_traces": 2.5}, "num_traces must be a whole number, not 2.5"),
         ({"num_traces": 10, "seed": -1}, "seed must be at least 0"),
-        ({"num_traces": 10, "seed": 2**64}, r"seed must be below 2\*\*64"),
+        ({"num_traces": 10, "seed": 2**64}, "seed must be at most 18446744073709551615"),
+        ({"num_traces": 100.0}, "num_traces must be a whole number, not 100.0; write 100"),
+        ({"num_traces": float("nan")}, "num_traces must be a whole number, not nan"),
+        ({"num_traces": True}, "num_traces must be a whole number, not True"),
+        ({"num_traces": 10, "seed": 1.0}, "seed must be a whole number, not 1.0; write 1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(engine, arguments, message, in_process):
     with pytest.raises(ValueError, match=message):
         engine(in_process(gaussian), {"y": 0.0}, **arguments)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_numbers_of_numpy_are_whole_numbers(engine, in_process):
+    found = engine(in_process(gaussian), {"y": 0.0}, num_traces=np.int64(200), seed=np.uint64(2**64 - 1))
+    assert len(found) >= 200
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_observations_without_names_are_refused(engine, in_process):
+    with pytest.raises(ObservationError, match=r"given by name, as in \{'y': 1.5\}, not as list \[0.0\]"):
+        engine(in_process(gaussian), [0.0], num_traces=100)
+
+
+def test_a_path_is_no_proposal_and_a_text_no_list_of_names(in_process):
+    with pytest.raises(ArgumentError, match=r"Proposal.load\('trained'\) reads one"):
+        inference_compilation(in_process(gaussian), {"y": 0.0}, proposal="trained", num_traces=10)
+    with pytest.raises(ArgumentError, match=r"Proposal.load\('trained'\) reads one"):
+        train(in_process(gaussian), ["y"], proposal="trained", num_traces=10)
+    with pytest.raises(ArgumentError, match=r"a list of names, \['y'\]"):
+        train(in_process(gaussian), "y", num_traces=10)
+
+
+def test_a_posterior_is_read_by_name(in_process):
+    found = importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=100)
+    for key in (0, slice(2), ("mu",), (0, "mu"), None):
+        with pytest.raises(AddressError, match=r"read by the name of a draw or tag, posterior\['mu'\]"):
+            found[key]
+    assert found["mu", np.int64(0)].mean() == found["mu"].mean()
+    with pytest.raises(ArgumentError, match=r"num_traces must be a whole number, not 10\.0; write 10"):
+        found.resample(10.0, seed=1)
 
 
 @pytest.mark.parametrize(

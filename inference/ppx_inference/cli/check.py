@@ -102,6 +102,8 @@ def check(
 
       ppx check --graph choices.svg -- python simulators/hmm/hmm.py
 
+      ppx check --cwd data --start-timeout 120 -- ./sim cards.dat
+
       ppx check --strict --json -- ./sim > report.json
 
       ppx check --address tcp://localhost:5555 --only "same seed" --only log_prob

@@ -129,6 +129,8 @@ def posterior(
 
       ppx posterior --proposal checkpoint --observe image=@event.npy -o result -- ./sim
 
+      ppx posterior --cwd . --start-timeout 120 --observe y=1 -- ./reads_cards
+
       ppx posterior -e rmh --observe image=@event.npy --address tcp://localhost:5555
     """
     chosen = engine or (Engine.IC if proposal is not None else Engine.RMH)

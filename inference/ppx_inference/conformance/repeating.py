@@ -75,7 +75,8 @@ def both_ways(evidence: Evidence) -> Iterator[Finding]:
 def restart(evidence: Evidence) -> Iterator[Finding]:
     """A second process."""
     remedy = (
-        "nothing may depend on the process: no pointers, process ids, times or hashes in addresses and values"
+        "nothing may depend on the process: no pointers, process ids, times, hashes or paths of the working directory "
+        "in addresses and values"
     )
     passed = "a second process has the same addresses, and the same {}"
     yield compared(evidence, "restart", evidence.some, evidence.unsteady, passed=passed, remedy=remedy)

@@ -18,6 +18,7 @@ import numpy as np
 import zmq
 
 from ppx_server.address import AddressTable
+from ppx_server.audit import DefectiveClientError
 from ppx_server.errors import (
     DistributionError,
     PPXError,
@@ -28,7 +29,7 @@ from ppx_server.errors import (
 )
 from ppx_server.failures import FailureTally, uncomputed
 from ppx_server.jobs import Job, Jobs
-from ppx_server.numbering import DefectiveClientError, Numberings
+from ppx_server.numbering import Numberings
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Error, Event, FailureKind
 from ppx_server.trace import Ints, Status, TraceBatch, segment_sum

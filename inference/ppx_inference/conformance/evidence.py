@@ -17,8 +17,8 @@ from ppx_inference.conformance.findings import Running, Subject
 from ppx_inference.conformance.wire_link import Stage
 from ppx_inference.conformance.wire_play import Played, play
 from ppx_inference.simulator import Simulator
+from ppx_server.audit import DefectiveClientError
 from ppx_server.errors import PPXError
-from ppx_server.numbering import DefectiveClientError
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from ppx_inference.conformance.differences import first_difference
 from ppx_inference.conformance.wire_link import DefectError, Link, Stage
 from ppx_server.address import AddressTable
+from ppx_server.audit import DefectiveClientError
 from ppx_server.distributions import FAMILIES
 from ppx_server.errors import DistributionError, RemoteProtocolError
-from ppx_server.numbering import DefectiveClientError, Numbering
+from ppx_server.numbering import Numbering
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import CAPABILITIES, BatchResult, Error, Reset, RunBatch, TensorColumns, WireAddress
 from ppx_server.script import ScriptBatch

@@ -19,13 +19,13 @@ from ppx_server.distributions import from_z_columns, log_prob_columns
 from ppx_server.errors import RemoteProtocolError
 from ppx_server.philox import Stream, normals_at
 from ppx_server.script import Otherwise, ScriptBatch
-from ppx_server.trace import DrawFlag, Floats, Ints, Params, Status, TraceBatch, gather
+from ppx_server.trace import DrawFlag, Floats, Ids, Ints, Params, Status, TraceBatch, gather
 
 _WHOLE_BATCHES, _WHOLE_ROWS = 3, 1 << 15
 """The first batches of a conversation are looked at as a whole, as far as they are not longer than so many rows."""
 _ROWS, _SHARE = 256, 1 / 64
 """Of later ones so many rows and this share, in traces chosen at random."""
-_WORTHWHILE = 8192
+_WORTHWHILE = 1 << 14
 """A batch of fewer rows is looked at with the probability (its rows) / (so many): each look has its price."""
 _SELDOM = 1 / 64
 """At least with this probability."""
@@ -39,6 +39,10 @@ Codes = NDArray[np.uint8]
 
 class DefectiveClientError(RemoteProtocolError):
     """What a simulator reports is wrong, and would bias every result."""
+
+
+class WrongDrawError(DefectiveClientError):
+    """A draw is neither that of its random number nor that of its script."""
 
 
 class Audit:
@@ -58,7 +62,8 @@ class Audit:
             codes: Codes of families by address id.
 
         Raises:
-            DefectiveClientError: A draw is not what it must be.
+            WrongDrawError: A draw is not what it must be.
+            DefectiveClientError: A density is not.
             DistributionError: Parameters are none of their family.
         """
         self._num_batches += 1
@@ -76,7 +81,7 @@ class Audit:
             rows, trace, choice = rows[some], trace[some], choice[some]
         decided = (traces.flags[rows] & DrawFlag.PENDING) == 0
         rows, trace, choice = rows[decided], trace[decided], choice[decided]
-        _check_densities(traces, rows, codes)
+        check_densities(traces, rows, codes)
         _check_values(traces, scripts, rows, trace, choice=choice, ordinal=ordinal, codes=codes)
 
     def _choose(self, traces: TraceBatch) -> Ints:
@@ -91,7 +96,8 @@ class Audit:
         else:
             count = max(1, budget * num_traces // num_rows)
             chosen = np.unique(self._rng.integers(num_traces, size=count))
-        return chosen[traces.status[chosen] != Status.FAILED]
+        computed: Ints = chosen[traces.status[chosen] != Status.FAILED]
+        return computed
 
 
 def _choices(traces: TraceBatch, scripts: ScriptBatch, rows: Ints, trace: Ints) -> Ints:
@@ -183,7 +189,17 @@ def _check_forced(
     raise _accusation(traces, row, int(trace[first]), int(ordinal[row]), claimed=claimed, must=must)
 
 
-def _check_densities(traces: TraceBatch, rows: Ints, codes: Codes) -> None:
+def check_densities(traces: TraceBatch, rows: Ints, codes: Codes) -> None:
+    """Looks at the densities of draws.
+
+    Args:
+        traces: Where they are.
+        rows: `(n,)` which.
+        codes: Codes of families by address id.
+
+    Raises:
+        DefectiveClientError: One is not that of its value.
+    """
     expected = log_prob_columns(
         traces.value[rows], codes[traces.address_id[rows]], traces.params, traces.params_id[rows]
     )
@@ -243,7 +259,7 @@ def _check_values(
     )
 
 
-def _nearly_has(found: Floats, z: Floats, code: Codes, params: Params, params_id: Ints) -> NDArray[np.bool_]:
+def _nearly_has(found: Floats, z: Floats, code: Codes, params: Params, params_id: Ids) -> NDArray[np.bool_]:
     """Whether values have coordinates that differ by no more than rounding.
 
     That decides where a sum cancels, and between two whole numbers. Quantiles do not decrease.
@@ -260,9 +276,9 @@ def _nearly_has(found: Floats, z: Floats, code: Codes, params: Params, params_id
 
 def _accusation(
     traces: TraceBatch, row: int, trace: int, ordinal: int, *, claimed: str, must: str
-) -> DefectiveClientError:
+) -> WrongDrawError:
     address = traces.addresses[int(traces.address_id[row])]
-    return DefectiveClientError(
+    return WrongDrawError(
         f"the simulator reports {claimed}, of the draw {address.address!r} ({address.family}, visit "
         f"{int(traces.instance[row])}; seed {traces.seed}, trace {int(traces.index[trace])}, ordinal {ordinal}), "
         f"where {must}; its client is defective, or draws elsewhere than from the numbers of the protocol"

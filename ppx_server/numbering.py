@@ -77,7 +77,6 @@ class Numbering:
 
         Raises:
             RemoteProtocolError: It uses numbers that it has not defined, or stopped where it was not to ask.
-            DefectiveClientError: It reports draws or densities that are wrong.
             DistributionError: It reports parameters that its distributions do not have.
         """
         if scripts.otherwise is not Otherwise.ASK and (result.status == Status.PENDING).any():
@@ -89,7 +88,7 @@ class Numbering:
         forced_by_value = len(scripts.value) > 0 and not np.isnan(scripts.value).all()
         z = self._coordinates(result, ids, params, offsets, scripts) if forced_by_value else result.z
         failures = {int(scripts.index[f.trace]): f.message for f in result.failures}
-        traces = TraceBatch(
+        return TraceBatch(
             addresses=self._addresses,
             seed=scripts.seed,
             index=scripts.index,
@@ -115,9 +114,11 @@ class Numbering:
             ),
             failures=failures,
         )
-        ordinal = np.arange(len(ids)) - np.repeat(offsets[:-1], np.diff(offsets))
+
+    def audit(self, traces: TraceBatch, scripts: ScriptBatch) -> None:
+        """Looks at some of the traces; see `Audit.check`."""
+        ordinal = np.arange(len(traces.value)) - np.repeat(traces.offsets[:-1], traces.length)
         self._audit.check(traces, scripts, ordinal, self._codes)
-        return traces
 
     def _learn(self, first: int, addresses: tuple[WireAddress, ...]) -> None:
         if not addresses:

@@ -33,7 +33,18 @@ from ppx_server.protocol.events import (
     Tensor,
     WireDistribution,
 )
-from ppx_server.protocol.layout import Field, Shape, Strings, Table, TensorOf, doubles, head, scalars, vectors
+from ppx_server.protocol.layout import (
+    Field,
+    Shape,
+    Strings,
+    Table,
+    TensorOf,
+    Word,
+    doubles,
+    head,
+    scalars,
+    vectors,
+)
 from ppx_server.protocol.wire import FAMILY_CODES, MESSAGE_CODES, PARAM_NAMES, REQUIRED_CAPABILITY
 
 _KEPT_HEADS = 2048
@@ -166,18 +177,24 @@ def _error(event: Error, peer_capabilities: Collection[str]) -> bytes:
 
 
 def _handshake(event: Handshake, peer_capabilities: Collection[str]) -> bytes:
-    return _message(Handshake, event.system_name, _capabilities(event.capabilities))
+    max_bytes = _told(event.max_bytes if event.capabilities else 0)
+    return _message(Handshake, event.system_name, _capabilities(event.capabilities), max_bytes)
 
 
 def _handshake_result(event: HandshakeResult, peer_capabilities: Collection[str]) -> bytes:
-    system_name, model_name, capabilities, fingerprint = event
-    # to PPX 1.0 controllers it would mean nothing
+    system_name, model_name, capabilities, fingerprint, *limits = event
+    # to PPX 1.0 controllers they would mean nothing
     known = fingerprint if fingerprint and peer_capabilities else None
-    return _message(HandshakeResult, system_name, model_name, _capabilities(capabilities), known)
+    told = [_told(limit if "batch" in peer_capabilities else 0) for limit in limits]
+    return _message(HandshakeResult, system_name, model_name, _capabilities(capabilities), known, *told)
 
 
 def _rejection(event: Rejection, peer_capabilities: Collection[str]) -> bytes:
     return _message(Rejection, event.address, event.name, int(event.begin))
+
+
+def _told(limit: int) -> Word | None:
+    return Word(limit) if limit else None
 
 
 def _capabilities(capabilities: tuple[str, ...]) -> Strings | None:

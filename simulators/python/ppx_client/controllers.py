@@ -15,6 +15,8 @@ _MAX_SESSIONS, _MAX_WORKING = 256, 16
 """Controllers remembered, and those among them that have had something executed."""
 _MAX_KEPT_BYTES = 1 << 27
 """Memory for what all of them have defined."""
+_MOST_UNANSWERED, _FLOOD = 2, 64
+"""Requests of a controller that may be unanswered, and from how many refused ones on it is forgotten."""
 
 
 class Session:
@@ -76,6 +78,10 @@ class Sessions:
         for sender in [s for s, session in self._sessions.items() if session.connection in gone]:
             del self._sessions[sender]
 
+    def forget(self, sender: bytes) -> None:
+        """Forgets a controller."""
+        self._sessions.pop(sender, None)
+
     def limit_memory(self) -> None:
         """Forgets those heard of least recently, where all together have defined too much."""
         for sender in list(self._sessions)[:-1]:
@@ -102,20 +108,32 @@ class Waiting:
         """Takes out the oldest."""
         return self._requests.popleft()
 
-    def add(self, request: Request, most: int) -> str:
-        """Keeps a request if there is room; else says why not.
+    def add(self, request: Request, *, executing: bool) -> str:
+        """Keeps a request if there is room; else says why not, at once or, behind others of its controller, in its turn.
 
         Args:
             request: What came.
-            most: How many of its sender may wait.
+            executing: Whether the batch that is executed is of the same controller.
+
+        Returns:
+            A refusal to send now, or nothing.
         """
-        if sum(waiting.sender == request.sender for waiting in self._requests) >= most:
-            return "two requests of this controller are unanswered already; send this again when they are answered"
+        own = executing + sum(waiting.sender == request.sender for waiting in self._requests)
         num_bytes = len(request.body) + sum(len(waiting.body) for waiting in self._requests)
-        if self._requests and num_bytes > self._max_bytes:
-            return "too much waits already; send this again later"
-        self._requests.append(request)
+        refusal = ""
+        if own >= _MOST_UNANSWERED:
+            refusal = f"{_MOST_UNANSWERED} requests of this controller were unanswered; wait for answers"
+        elif self._requests and num_bytes > self._max_bytes:
+            refusal = "too much was waiting; send this again later"
+        if refusal and not own:
+            return refusal
+        # Answers come in the order of the requests.
+        self._requests.append(request._replace(body=b"", refusal=refusal) if refusal else request)
         return ""
+
+    def is_flooded_by(self, sender: bytes) -> bool:
+        """Whether a controller does not wait for answers at all."""
+        return sum(waiting.sender == sender for waiting in self._requests) > _FLOOD
 
     def forget(self, sender: bytes) -> None:
         """Drops what a controller sent before it began again."""

@@ -220,7 +220,11 @@ class _Server:
 
     def _answer(self, request: Request) -> Request | None:
         """Answers a request between traces; returns the one that took the place of an answer to a draw."""
-        sender, received = request.sender, self._read(request)
+        sender = request.sender
+        if request.refusal:
+            self.refuse(sender, request.refusal)
+            return None
+        received = self._read(request)
         if received is None:
             return None
         if received.body is Body.RUN:
@@ -290,10 +294,14 @@ class _Server:
             request = self.channel.look()
             if request is None:
                 break
-            if self._read(request) is not None:
-                refusal = self._waiting.add(request, 1 if request.sender == self._executing else 2)
-                if refusal:
-                    self.refuse(request.sender, refusal)
+            if self._read(request) is None:
+                continue
+            sender = request.sender
+            if refusal := self._waiting.add(request, executing=sender == self._executing):
+                self.refuse(sender, refusal)
+            elif self._waiting.is_flooded_by(sender):
+                self._sessions.forget(sender)
+                self._waiting.forget(sender)
         self._look_at = time.monotonic() + _LOOK_SECONDS
 
     def _run(self, sender: bytes, conversation: Conversation) -> Request | None:

@@ -42,11 +42,13 @@ class Request(NamedTuple):
         sender: ZeroMQ's name of the controller.
         body: The message.
         connection: Descriptor of the connection that it came by.
+        refusal: Why it will not be executed, if that is known already; then the message is dropped.
     """
 
     sender: bytes
     body: bytes
     connection: int = -1
+    refusal: str = ""
 
 
 class EndOfTrace(BaseException):

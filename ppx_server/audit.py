@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ppx_server.distributions import from_z_columns, log_prob_columns
+from ppx_server.distributions import FAMILIES, from_z_columns, log_prob_columns
 from ppx_server.errors import RemoteProtocolError
 from ppx_server.philox import Stream, normals_at
 from ppx_server.script import Otherwise, ScriptBatch
@@ -32,7 +32,9 @@ _SELDOM = 1 / 64
 _DENSITY_TOLERANCE = 1e-6
 """Relative and absolute; parameters and values travel as doubles, so an honest density differs by rounding only."""
 _TOLERANCE = 1e-9
-"""Relative; as the protocol asks of implementations of quantiles."""
+"""Relative, as the protocol asks of implementations of quantiles; of coordinates absolute, too."""
+_EXACT, _ROUNDING = (FAMILIES["Normal"].code, FAMILIES["Uniform"].code), 1e-14
+"""Families whose quantiles are a sum: they differ by rounding only, relative, however large a mean is beside stddev."""
 
 Codes = NDArray[np.uint8]
 
@@ -236,7 +238,9 @@ def _check_values(
     code, params_id = codes[traces.address_id[rows]], traces.params_id[rows]
     expected = from_z_columns(z, code, traces.params, params_id)
     found, reported = traces.value[rows], traces.z[rows]
-    right = np.isclose(reported, z, _TOLERANCE, _TOLERANCE) & np.isclose(found, expected, _TOLERANCE, 0.0)
+    right = np.isclose(reported, z, _TOLERANCE, _TOLERANCE) & (
+        np.abs(found - expected) <= _rounding(code) * np.abs(expected)
+    )
     suspects = np.flatnonzero(~right)
     if not len(suspects):
         return
@@ -268,10 +272,16 @@ def _nearly_has(found: Floats, z: Floats, code: Codes, params: Params, params_id
         from_z_columns(z + sign * _TOLERANCE * (1.0 + np.abs(z)), code, params, params_id)
         for sign in (-1.0, 1.0)
     )
-    nearly: NDArray[np.bool_] = (found >= low - _TOLERANCE * np.abs(low)) & (
-        found <= high + _TOLERANCE * np.abs(high)
+    tolerance = _rounding(code)
+    nearly: NDArray[np.bool_] = (found >= low - tolerance * np.abs(low)) & (
+        found <= high + tolerance * np.abs(high)
     )
     return nearly
+
+
+def _rounding(code: Codes) -> Floats:
+    """By how much values of a coordinate may differ, relative."""
+    return np.where(np.isin(code, _EXACT), _ROUNDING, _TOLERANCE)
 
 
 def _accusation(

@@ -109,7 +109,7 @@ class Waiting:
         return self._requests.popleft()
 
     def add(self, request: Request, *, executing: bool) -> str:
-        """Keeps a request if there is room; else says why not, at once or, behind others of its controller, in its turn.
+        """Keeps a request if there is room; else says why not, at once or, behind others of its controller, in turn.
 
         Args:
             request: What came.

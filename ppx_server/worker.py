@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import zmq
 
@@ -55,6 +55,7 @@ class WorkerConfig:
         start_timeout: Seconds until the first handshake must be answered.
         memory_limit: Bytes of address space that a process of ours may take, or None.
         capabilities: Extensions of PPX 1.0 to use where the simulator has them too.
+        max_bytes: A longer message of the simulator ends the connection before memory is taken for it.
     """
 
     command: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class WorkerConfig:
     start_timeout: float = 30.0
     memory_limit: int | None = None
     capabilities: tuple[str, ...] = CAPABILITIES
+    max_bytes: int = field(default_factory=message_limit)
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.address):
@@ -95,7 +97,6 @@ class Worker:
         self._process: SimulatorProcess | None = None
         self._channel: Channel | None = None
         self._connection = Connection(Role.CONTROLLER)
-        self._max_bytes = message_limit()
         self._deadline = math.inf
         self._greeting: HandshakeResult | None = None
         self._num_starts = 0  # since it was ready
@@ -115,14 +116,14 @@ class Worker:
         self._started_at = time.monotonic()
         if self.config.command:
             self._process = SimulatorProcess(self.config.command, memory_limit=self.config.memory_limit)
-        self._channel = Channel(self._context, self._address, self._max_bytes)
+        self._channel = Channel(self._context, self._address, self.config.max_bytes)
         self.expect(self.config.start_timeout)
         self._begin_conversation()
 
     def _begin_conversation(self) -> None:
         self._connection = Connection(Role.CONTROLLER)
         self.conversation += 1
-        self.send(Handshake(SYSTEM_NAME, self.config.capabilities, self._max_bytes))
+        self.send(Handshake(SYSTEM_NAME, self.config.capabilities, self.config.max_bytes))
 
     @property
     def connected(self) -> bool:
@@ -305,7 +306,7 @@ class Worker:
         if disconnected:
             return SimulatorCrashError(
                 f"{self} closed the connection in mid-trace, as it also does at a message longer than one of the two "
-                f"sides takes (here {self._max_bytes} bytes; PPX_MAX_MESSAGE){self.output()}"
+                f"sides takes (here {self.config.max_bytes} bytes; PPX_MAX_MESSAGE){self.output()}"
             )
         return None
 

@@ -177,15 +177,15 @@ def _error(event: Error, peer_capabilities: Collection[str]) -> bytes:
 
 
 def _handshake(event: Handshake, peer_capabilities: Collection[str]) -> bytes:
-    max_bytes = _told(event.max_bytes if event.capabilities else 0)
-    return _message(Handshake, event.system_name, _capabilities(event.capabilities), max_bytes)
+    limits = _limits(event.max_bytes) if event.capabilities else ()
+    return _message(Handshake, event.system_name, _capabilities(event.capabilities), *limits)
 
 
 def _handshake_result(event: HandshakeResult, peer_capabilities: Collection[str]) -> bytes:
     system_name, model_name, capabilities, fingerprint, *limits = event
     # to PPX 1.0 controllers they would mean nothing
     known = fingerprint if fingerprint and peer_capabilities else None
-    told = [_told(limit if "batch" in peer_capabilities else 0) for limit in limits]
+    told = _limits(*limits) if "batch" in peer_capabilities else ()
     return _message(HandshakeResult, system_name, model_name, _capabilities(capabilities), known, *told)
 
 
@@ -193,8 +193,9 @@ def _rejection(event: Rejection, peer_capabilities: Collection[str]) -> bytes:
     return _message(Rejection, event.address, event.name, int(event.begin))
 
 
-def _told(limit: int) -> Word | None:
-    return Word(limit) if limit else None
+def _limits(*limits: int) -> tuple[Word | None, ...]:
+    """Fields at the end of a message, which are not there at all where nothing is told."""
+    return tuple(Word(limit) if limit else None for limit in limits) if any(limits) else ()
 
 
 def _capabilities(capabilities: tuple[str, ...]) -> Strings | None:

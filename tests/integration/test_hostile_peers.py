@@ -108,8 +108,13 @@ def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
 def serve(command: tuple[str, ...], tmp_path: Path) -> Iterator[Callable[..., Victim]]:
     """Starts the simulator: `serve()`, or `serve(microseconds per trace)`."""
     with ExitStack() as stack:
-        context = stack.enter_context(zmq.Context())
-        context.setsockopt(zmq.MAX_SOCKETS, 1000)
+        context = zmq.Context()
+        stack.callback(context.term)
+        peers: list[Peer] = []
+
+        def stranger(address: str) -> Peer:
+            peers.append(Peer(context, address))
+            return peers[-1]
 
         def start(pause: int = 0, bind: str = "tcp://127.0.0.1:*") -> Victim:
             count = tmp_path / "count"
@@ -124,10 +129,11 @@ def serve(command: tuple[str, ...], tmp_path: Path) -> Iterator[Callable[..., Vi
             assert process.stderr is not None
             stack.callback(process.stderr.close)
             address = process.stderr.readline().decode().rsplit(" ", 1)[1].strip()
-            return Victim(process, address, count, lambda: Peer(context, address))
+            return Victim(process, address, count, lambda: stranger(address))
 
         yield start
-        context.destroy(0)
+        for peer in peers:
+            peer.socket.close(0)
 
 
 def test_greetings_push_nobody_out(serve: Callable[..., Victim]) -> None:

@@ -123,7 +123,8 @@ class Worker:
     def _begin_conversation(self) -> None:
         self._connection = Connection(Role.CONTROLLER)
         self.conversation += 1
-        self.send(Handshake(SYSTEM_NAME, self.config.capabilities, self.config.max_bytes))
+        capabilities = self.config.capabilities  # without any, it speaks PPX 1.0
+        self.send(Handshake(SYSTEM_NAME, capabilities, self.config.max_bytes if capabilities else 0))
 
     @property
     def connected(self) -> bool:

@@ -177,8 +177,8 @@ def _error(event: Error, peer_capabilities: Collection[str]) -> bytes:
 
 
 def _handshake(event: Handshake, peer_capabilities: Collection[str]) -> bytes:
-    limits = _limits(event.max_bytes) if event.capabilities else ()
-    return _message(Handshake, event.system_name, _capabilities(event.capabilities), *limits)
+    capabilities = _capabilities(event.capabilities)
+    return _message(Handshake, event.system_name, capabilities, *_limits(event.max_bytes))
 
 
 def _handshake_result(event: HandshakeResult, peer_capabilities: Collection[str]) -> bytes:

@@ -80,11 +80,13 @@ def test_one_controller_may_do_both(serve: Serve) -> None:
     assert type(controller.ask(batch())) is BatchResult
 
 
-def test_a_batch_without_a_handshake_is_answered_by_reset(serve: Serve) -> None:
+def test_who_is_forgotten_for_sixteen_others_is_answered_by_reset(serve: Serve) -> None:
     simulator = serve(MODEL)
     controller = simulator.connect_for_batches()
-    for _ in range(16):
-        simulator.connect_for_batches()
+    assert type(controller.ask(batch())) is BatchResult
+    others = [simulator.connect_for_batches() for _ in range(16)]
+    for other in others:
+        assert type(other.ask(batch())) is BatchResult
     assert type(controller.ask(batch())) is Reset
     controller.handshake()
     assert type(controller.ask(batch())) is BatchResult

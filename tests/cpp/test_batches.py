@@ -314,7 +314,10 @@ def test_values_of_another_shape_are_drawn_for_the_controller_to_judge(controlle
 def test_marks_that_do_not_fit_are_refused(controller: Any) -> None:
     # No encoder would write it: the length of the marks is patched.
     marked = controller.batch(
-        [1], [script()], observations={("image", 0): (IMAGE, np.array([1, 0, 0, 0], np.uint8))}, observations_id=2
+        [1],
+        [script()],
+        observations={("image", 0): (IMAGE, np.array([1, 0, 0, 0], np.uint8))},
+        observations_id=2,
     )
     message = controller.connection.send(marked)
     assert message.count(b"\x04\0\0\0\x01\0\0\0") == 1

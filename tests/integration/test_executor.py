@@ -25,6 +25,7 @@ from ppx_server.errors import (
 )
 from ppx_server.executor import FailurePolicy
 from ppx_server.observations import ObservationSet
+from ppx_server.philox import uniforms
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import DrawFlag, Status
 from tests.integration.faults import descendants

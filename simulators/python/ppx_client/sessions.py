@@ -11,7 +11,7 @@ import numpy as np
 
 from ppx_client.batches import Batch, Expected
 from ppx_client.buffers import MalformedError
-from ppx_client.columns import Address, decode_run_batch, encode_batch_result
+from ppx_client.columns import Address, Masked, decode_run_batch, encode_batch_result
 from ppx_client.quantiles import SCALAR
 from ppx_client.sites import NEVER, Left, Site, Sites
 from ppx_client.traces import MAX_TRACES
@@ -158,9 +158,15 @@ class BatchSession:
 
     def _count_bytes(self) -> None:
         given = sum(
-            _ADDRESS_BYTES + len(name) + 8 * np.size(v) for (name, _), v in self._observations.items()
+            _ADDRESS_BYTES + len(name) + 8 * _size(value) for (name, _), value in self._observations.items()
         )
         self.num_bytes = given + sum(map(_num_bytes, self._theirs))
+
+
+def _size(value: Tensor | Masked | None) -> int:
+    if isinstance(value, Masked):
+        return 2 * value.value.size
+    return 1 if value is None or isinstance(value, float) else value.size
 
 
 def _num_bytes(entry: Site | Address | None) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppx_server.errors import SimulatorStartError
+from ppx_server.text import plain
 
 _KEPT_OUTPUT = 16_384  # bytes of a simulator's latest output that an error message may quote
 _QUOTED_LINES = 12
@@ -162,7 +163,8 @@ class SimulatorProcess:
     def quote_output(self) -> str:
         """The last lines the process printed, indented, or nothing."""
         self._reader.join(0.2 if self._process.poll() is not None else 0.0)
-        lines = bytes(self._output).decode(errors="replace").strip().splitlines()[-_QUOTED_LINES:]
+        text = plain(bytes(self._output).decode(errors="replace").strip(), lines=True)
+        lines = text.splitlines()[-_QUOTED_LINES:]
         return "".join(["; its last output:"] + [f"\n    {line}" for line in lines]) if lines else ""
 
     def terminate(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from ppx_inference.conformance.differences import briefly
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level, Subject
+from ppx_server.text import counted
 from ppx_server.trace import Status, TraceBatch
 
 _TOLERATED = 0.1
@@ -59,17 +60,17 @@ def draws(evidence: Evidence) -> Iterator[Finding]:
     facts = {"draws": len(batch.value), "controlled": controlled}
     if not len(batch.value):
         remedy = "replace the random number calls of the simulator by draws of PPX (`sample`)"
-        yield Finding("draws", Level.FAIL, f"{len(batch):,} traces without any draw", remedy, facts)
+        yield Finding("draws", Level.FAIL, f"{counted(len(batch), 'trace')} without any draw", remedy, facts)
         return
     per_trace = len(batch.value) / len(batch)
     if not controlled:
         remedy = "let inference choose: leave out control=False where the choice is worth inferring"
-        detail = f"{per_trace:.3g} draws per trace, none of which inference may choose"
+        detail = f"{counted(per_trace, 'draw')} per trace, none of which inference may choose"
         yield Finding("draws", Level.FAIL, detail, remedy, facts)
         return
     share = controlled / len(batch.value)
     some = f", {share:.0%} of them for inference to choose" if share < 1 else ""
-    yield Finding("draws", Level.PASS, f"{per_trace:.3g} draws per trace{some}", facts=facts)
+    yield Finding("draws", Level.PASS, f"{counted(per_trace, 'draw')} per trace{some}", facts=facts)
 
 
 def lengths(evidence: Evidence) -> Iterator[Finding]:
@@ -79,7 +80,7 @@ def lengths(evidence: Evidence) -> Iterator[Finding]:
     facts = {"least": least, "median": median, "most": most}
     told = f"{least:,} to {most:,} draws, half of the traces up to {median:,.0f}"
     if least == most:
-        told = f"always {most:,} draws"
+        told = f"always {counted(most, 'draw')}"
     if most >= _VERY_LONG or (most >= _LONG and most > _OUTLIER * median):
         remedy = (
             "long traces are slow, and take much memory: draw arrays instead of single numbers, set control=False for "

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
+from ppx_server.text import counted
 
 _SHARE, _MOST_TRACES = 0.03, 100_000
 """Of the time for all, to measure the speed in; and what that may take of the controller's memory."""
@@ -42,7 +43,7 @@ def speed(evidence: Evidence) -> Iterator[Finding]:
     rate = len(traces) / max(seconds, 1e-9)
     per_trace = len(traces.value) / len(traces)
     facts = {"traces_per_second": rate, "draws_per_trace": per_trace}
-    detail = f"{rate:,.3g} traces/s of {per_trace:.3g} draws"
+    detail = f"{counted(rate, 'trace')}/s of {counted(per_trace, 'draw')}"
     if per_trace:
         facts["microseconds_per_draw"] = 1e6 / rate / per_trace
         detail += f", {facts['microseconds_per_draw']:,.3g} us per draw"

@@ -30,6 +30,7 @@ from ppx_server.store.manifest import (
 from ppx_server.store.reader import ShardReader, no_traces
 from ppx_server.store.shard import widened
 from ppx_server.store.writer import check_fits, write_shard
+from ppx_server.text import plain
 from ppx_server.trace import Floats, TraceBatch
 
 
@@ -204,7 +205,7 @@ class TraceStore:
     @property
     def model_name(self) -> str:
         """Name of the model whose traces these are."""
-        return str(self._manifest["model_name"])
+        return plain(self._manifest["model_name"])
 
     @property
     def fingerprint(self) -> str:

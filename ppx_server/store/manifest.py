@@ -7,11 +7,13 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
+from ppx_server.store.buffer import SHARD_TRACES
 
 FORMAT = "ppx-trace-store"
 VERSION = 2
@@ -19,6 +21,9 @@ VERSION = 2
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 PARTIAL = ".partial"
+_TYPES = {"model_name": str, "fingerprint": str, "run": bool, "metadata": dict, "extra": list, "shards": list}
+_MOST = (1 << 63) - 1
+"""The largest number in a shard's entry; trace indices fit into 64 bits."""
 
 
 class Shard(NamedTuple):
@@ -48,9 +53,22 @@ class Shard(NamedTuple):
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """The entry of a manifest; keys of later versions are passed over."""
-        numbers = (int(entry[name]) for name in cls._fields[2:])
-        return cls(str(entry["file"]), bool(entry["complete"]), *numbers)
+        """The entry of a manifest; keys of later versions are passed over.
+
+        Raises:
+            ValueError: It says something that no writer says.
+        """
+        shard = cls(*(entry[name] for name in cls._fields))
+        if type(shard.file) is not str or type(shard.complete) is not bool:
+            raise ValueError(f"a shard is called {shard.file!r}, complete {shard.complete!r}")
+        for name, number in zip(cls._fields[2:], shard[2:], strict=True):
+            if type(number) is not int or not 0 <= number <= _MOST:
+                raise ValueError(f"{name} of {shard.file} is {number!r}")
+        if not 0 < shard.num_traces <= SHARD_TRACES or shard.num_failed > shard.num_traces:
+            raise ValueError(
+                f"{shard.file} has {shard.num_traces} traces, of which {shard.num_failed} failed"
+            )
+        return shard
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -76,12 +94,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if manifest.pop("crc32", None) != manifest_checksum(manifest):
         raise StoreError(f"{path} is damaged (its checksum does not match); restore it from a copy")
     try:
-        AddressTable.from_json(manifest["addresses"])
-        _ = [manifest[key] for key in ("model_name", "fingerprint", "seed", "run", "metadata", "extra")]
-        shards = [Shard.from_json(entry) for entry in manifest["shards"]]
+        shards = _checked(manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
-            f"{path} lacks what a manifest must say ({error!r}); restore it from a copy"
+            f"{path} does not say what a manifest must say ({error!r}); restore it from a copy"
         ) from error
     for shard in shards:
         if Path(shard.file).name != shard.file:
@@ -89,6 +105,34 @@ def read_manifest(directory: Path) -> dict[str, Any]:
                 f"{path} names a shard outside the store, {shard.file!r}; do not trust this file"
             )
     return manifest
+
+
+def _checked(manifest: Mapping[str, Any]) -> list[Shard]:
+    """The shards, if everything has the type and range that a writer gives it: the numbers say what to allocate.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: Something has not.
+    """
+    AddressTable.from_json(manifest["addresses"])
+    for key, kind in _TYPES.items():
+        if type(manifest[key]) is not kind:
+            raise TypeError(f"{key} is {manifest[key]!r}")
+    if any(type(name) is not str for name in manifest["extra"]):
+        raise TypeError(f"extra is {manifest['extra']!r}")
+    seed = manifest["seed"]
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 64):
+        raise ValueError(f"seed is {seed!r}")
+    shards = [Shard.from_json(entry) for entry in manifest["shards"]]
+    if len({shard.file for shard in shards}) < len(shards):
+        raise ValueError("a file is two shards")
+    for shard, first in zip(shards, accumulate((s.num_traces for s in shards), initial=0), strict=False):
+        if shard.first != first or shard.min_index > shard.max_index:
+            raise ValueError(
+                f"{shard.file} begins at {shard.first}, not at {first}, or its indices are no range"
+            )
+    if not all(shard.complete for shard in shards[:-1]):
+        raise ValueError("a shard before the last one is not complete")
+    return shards
 
 
 def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

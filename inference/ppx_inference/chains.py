@@ -20,6 +20,7 @@ from ppx_inference.progress import Progress, Reporter, reporting
 from ppx_inference.provenance import Provenance, first_failures
 from ppx_server.errors import PPXError
 from ppx_server.executor import Executes
+from ppx_server.interrupts import finishing
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.trace import Ints, TraceBatch
 
@@ -221,7 +222,8 @@ class _Run(Generic[KernelT]):
 
     def _posterior(self, reporter: Reporter, *, interrupted: bool) -> Posterior:
         assert self._history is not None
-        traces = self._history.traces()
+        with finishing("putting the finished traces together"):
+            traces = self._history.traces()
         schedule = self._schedule
         settings = {"burn_in": schedule.burn_in, "thinning": schedule.thinning}
         provenance = Provenance(

@@ -21,6 +21,7 @@ from ppx_server.address import AddressTable
 from ppx_server.collecting import Collection
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
+from ppx_server.interrupts import finishing
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.script import Guide, Otherwise, ScriptBatch
 from ppx_server.trace import TraceBatch
@@ -175,9 +176,11 @@ def independent_traces(
             interrupted = True
         except PPXError as error:
             _keep_finished(error, collected)
-            error.partial = posterior(interrupted=True) if len(collected) else None
+            with finishing("putting the finished traces together"):
+                error.partial = posterior(interrupted=True) if len(collected) else None
             raise
-        done = posterior(interrupted=interrupted)
+        with finishing("putting the finished traces together"):
+            done = posterior(interrupted=interrupted)
     done.warn_if_doubtful()
     return done
 

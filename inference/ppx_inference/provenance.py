@@ -8,6 +8,21 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 _MOST_FAILURES = 100
+_NUMBER = (int, float)
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "engine": (str,),
+    "seed": (int,),
+    "model_name": (str,),
+    "num_executions": (int,),
+    "num_failed": (int,),
+    "wall_seconds": _NUMBER,
+    "num_chains": (int,),
+    "acceptance_rate": (*_NUMBER, type(None)),
+    "interrupted": (bool,),
+    "settings": (dict,),
+    "inherited": (dict,),
+}
+"""Types of the entries in JSON."""
 
 
 def first_failures(*failures: Mapping[int, str]) -> dict[int, str]:
@@ -53,11 +68,21 @@ class Provenance:
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any]) -> Provenance:
-        """The inverse of `dataclasses.asdict` through JSON; unknown entries are left out."""
+        """The inverse of `dataclasses.asdict` through JSON; unknown entries are left out.
+
+        Raises:
+            TypeError, ValueError: An entry has another type or range than it can have.
+        """
         known = {f.name: entries[f.name] for f in fields(cls) if f.name in entries}
         known["observations"] = tuple(known.get("observations", ()))
         # The keys of JSON objects are strings.
-        known["failures"] = {int(index): reason for index, reason in known.get("failures", {}).items()}
+        known["failures"] = {int(index): str(why) for index, why in known.get("failures", {}).items()}
+        for name, kinds in _KINDS.items():
+            if name in known and type(known[name]) not in kinds:
+                raise TypeError(f"{name} is {known[name]!r}")
+        for name in ("seed", "num_executions", "num_failed", "num_chains", "wall_seconds"):
+            if not 0 <= known.get(name, 0) < 1 << 64:
+                raise ValueError(f"{name} is {known[name]!r}")
         return cls(**known)
 
     @property

@@ -34,6 +34,8 @@ from ppx_server.errors import CheckpointError
 FORMAT = "ppx proposal"
 VERSION = 1
 _JSON = "proposal.json"
+_LEFTOVERS = (".weights-*", f".{_JSON}.*")
+"""Files that a process left which was killed while it wrote them."""
 
 
 def save(proposal: Proposal, path: Path) -> None:
@@ -65,9 +67,10 @@ def save(proposal: Proposal, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         _write(path / name, weights)
         _write(path / _JSON, _one_line_each(description).encode())
-        for old in path.glob("weights-*.safetensors"):
-            if old.name != name:
-                old.unlink(missing_ok=True)
+        for pattern in ("weights-*.safetensors", *_LEFTOVERS):
+            for old in path.glob(pattern):
+                if old.name != name:
+                    old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {path}: {error}; choose another folder") from error
 

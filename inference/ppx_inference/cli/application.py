@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from ppx_inference.cli.c_flags import c_flags
 from ppx_inference.cli.check import check
+from ppx_inference.cli.console import show as show_text
 from ppx_inference.cli.cpp_flags import cpp_flags
 from ppx_inference.cli.options import COMMAND_SETTINGS
 from ppx_inference.cli.posterior import posterior
@@ -32,8 +36,24 @@ app.command("cpp-flags")(cpp_flags)
 app.command("c-flags")(c_flags)
 
 
+def _version(*, asked: bool) -> None:
+    if asked:
+        show_text(f"ppx {version('ppx')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _ppx() -> None:
+def _ppx(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda asked: _version(asked=asked),
+            is_eager=True,
+            help="Say which version this is.",
+        ),
+    ] = False,
+) -> None:
     """Bayesian inference over every random choice of a simulator, in its own process and language."""
 
 

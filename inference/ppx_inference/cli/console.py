@@ -40,7 +40,7 @@ _MIN_WIDTH, _MAX_WIDTH = 100, 1000
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """Ctrl-C came; what is kept is known.
+    """Ctrl-C came when something was finished; what is kept of it is known.
 
     Attributes:
         kept: What is kept, in words.
@@ -127,7 +127,7 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
                 show_json(stop.document)
             raise typer.Exit(INTERRUPTED) from None
         except KeyboardInterrupt:
-            note("interrupted: nothing was finished, so nothing is kept")
+            note("interrupted: nothing is kept")
             raise typer.Exit(INTERRUPTED) from None
         except (PPXError, ValueError, OSError) as error:
             if os.environ.get("PPX_TRACEBACK") or isinstance(error, BrokenPipeError):

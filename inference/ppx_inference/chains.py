@@ -17,7 +17,7 @@ from ppx_inference.arguments import checked_count, checked_seed, observed_names
 from ppx_inference.metropolis import Info, Kernel, State
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, Reporter, reporting
-from ppx_inference.provenance import Provenance, first_failures
+from ppx_inference.provenance import Provenance, first_failures, given_values
 from ppx_server.errors import PPXError
 from ppx_server.executor import Executes
 from ppx_server.interrupts import finishing
@@ -231,6 +231,7 @@ class _Run(Generic[KernelT]):
             seed=schedule.seed,
             model_name=self._simulator.model_name,
             observations=observed_names(self._observations),
+            given=given_values(self._observations),
             num_executions=self._num_executed,
             num_failed=self._num_failed,
             failures=self._failures,

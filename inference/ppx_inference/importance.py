@@ -16,7 +16,7 @@ from ppx_inference.arguments import checked_count, checked_seed, observed_names
 from ppx_inference.diagnostics import is_weight, refuse_undefined
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
-from ppx_inference.provenance import Provenance, first_failures
+from ppx_inference.provenance import Provenance, first_failures, given_values
 from ppx_server.address import AddressTable
 from ppx_server.collecting import Collection
 from ppx_server.errors import ObservationError, PPXError
@@ -155,6 +155,7 @@ def independent_traces(
                 seed=seed,
                 model_name=simulator.model_name,
                 observations=observed_names(given),
+                given=given_values(given),
                 num_executions=len(traces),
                 num_failed=int(np.count_nonzero(traces.status)),
                 failures=first_failures(traces.failures),

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from ppx_inference.diagnostics import MIN_ESS
 from ppx_inference.marginal import Marginal
 from ppx_inference.posterior import Posterior
+from ppx_server import text
 from ppx_server.errors import AddressError, RuledOutError
-from ppx_server.text import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +48,8 @@ _DOUBT = "#B00020"
 _BINS = (20, 40)
 """Least and most bins of a histogram."""
 _MOST_PANELS = 12
+_MOST_VALUES = 200
+"""Whole numbers that are drawn one by one."""
 _TAIL = 5e-4
 """Weight left outside a histogram's range at either end, so that one stray trace does not set the scale."""
 
@@ -138,13 +140,13 @@ def marginals(
     for number, name in enumerate(names):
         panel = figure.add_subplot(rows, columns, number + 1)
         found = {label: m for label, p in several.items() if (m := _marginal(p, name)) is not None}
-        if not found:
+        if not found and first[name].present == 0:
             raise RuledOutError(
                 f"there is nothing to plot of {name!r}: the observations rule out every trace that has it; "
                 "the posterior's `doubts` say why"
             )
         counts = _draw_marginal(panel, found, (truth or {}).get(name), bins)
-        panel.set_xlabel((labels or {}).get(name, label(name)))
+        panel.set_xlabel((labels or {}).get(name, text.label(name)))
         if number % columns == 0 or counts:
             panel.set_ylabel("probability" if counts else "probability density")
     _legend(figure, figure.axes[0])
@@ -199,7 +201,7 @@ def probabilities(
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0)
     panel.set_xlim(0.0, 1.03 * top)
-    panel.set_xlabel(f"probability of {title or label(name)}")
+    panel.set_xlabel(f"probability of {label or text.label(name)}")
     _mark_doubt(panel, [posteriors[key][name].ess for key in bars if key != PRIOR])
     if truth is not None:
         panel.axhspan(
@@ -301,7 +303,9 @@ def _draw_marginal(panel: Axes, found: Mapping[str, Marginal], truth: float | No
     values, margin = np.concatenate([_bulk(m) for m in found.values()]), 0.0
     if truth is not None and not values.min() < truth < values.max():
         values, margin = np.append(values, truth), 0.04
-    discrete = all(m.discrete or np.array_equal(m.values, np.round(m.values)) for m in found.values())
+    discrete = np.ptp(values) <= _MOST_VALUES and all(
+        m.discrete or np.array_equal(m.values, np.round(m.values)) for m in found.values()
+    )
     if discrete:
         edges = np.arange(np.floor(values.min()) - 0.5, np.ceil(values.max()) + 1.0)
     else:
@@ -329,8 +333,10 @@ def _mark_doubt(panel: Axes, ess: Sequence[float]) -> None:
     """Says that a panel shows few effective samples, or that nobody knows how many."""
     least = min(ess, default=np.inf)
     if not least >= MIN_ESS:
-        text = "ESS unknown" if np.isnan(least) else f"ESS {least:.0f}: do not trust"
-        panel.text(0.98, 0.97, text, transform=panel.transAxes, ha="right", va="top", color=_DOUBT, fontsize=8)
+        mark = "ESS unknown" if np.isnan(least) else f"ESS {least:.0f}: do not trust"
+        panel.text(
+            0.98, 0.97, mark, transform=panel.transAxes, ha="right", va="top", color=_DOUBT, fontsize=8
+        )
 
 
 def _draw_plane(

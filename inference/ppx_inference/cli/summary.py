@@ -66,8 +66,8 @@ def show_posterior(posterior: Posterior, names: Sequence[str] = ()) -> None:
         show(f"{title}: the traces hold no draw, tag or result")
     if (left := posterior.num_quantities - len(rows)) > 0 and not names:
         show(
-            f"and {counted(left, 'more quantity')}: ask by --name (for visits and elements of arrays as x[0]), or write "
-            "all to a file by --csv"
+            f"and {counted(left, 'more quantity')}: ask by --name (visits and elements of arrays as x[0]), or write "
+            "them to a file by --csv"
         )
     show(diagnostics_line(posterior))
 

@@ -324,7 +324,7 @@ def _draw_marginal(panel: Axes, found: Mapping[str, Marginal], truth: float | No
     panel.set_xlim(edges[0], edges[-1])
     panel.set_ylim(0.0, None)
     if discrete:
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.locator_params(axis="x", integer=True)
     _mark_doubt(panel, [m.ess for key, m in found.items() if key != PRIOR])
     return discrete
 

@@ -483,6 +483,7 @@ def _row(marginal: Marginal) -> SummaryRow:
     name, present, ess, r_hat = marginal.name, marginal.present, marginal.ess, marginal.r_hat
     if marginal.categorical:
         probabilities = marginal.probabilities() if present else {}
-        return SummaryRow(name, *[math.nan] * 5, present, ess, r_hat, probabilities)
+        no = math.nan
+        return SummaryRow(name, no, no, no, no, no, present, ess, r_hat, probabilities)
     q05, q50, q95 = np.asarray(marginal.quantile(_QUANTILES)).tolist()
     return SummaryRow(name, float(marginal.mean()), float(marginal.std()), q05, q50, q95, present, ess, r_hat)

@@ -88,8 +88,8 @@ class TraceStore:
             StoreError: The directory holds something, cannot be written, or `metadata` is not JSON.
         """
         about = {"model_name": model_name, "fingerprint": fingerprint, "metadata": dict(metadata or {})}
-        about |= {} if total is None else {"total": total}
-        return cls._create(Path(path), {**about, "run": False, "seed": None})
+        expected = {} if total is None else {"total": total}
+        return cls._create(Path(path), {**about, **expected, "run": False, "seed": None})
 
     @classmethod
     def resume(

@@ -275,7 +275,8 @@ def being_written(directory: Path) -> bool:
 
 def lacking(manifest: Mapping[str, Any]) -> int:
     """See `missing`."""
-    return max((manifest.get("total") or 0) - sum(entry["num_traces"] for entry in manifest["shards"]), 0)
+    total: int = manifest.get("total") or 0
+    return max(total - sum(int(entry["num_traces"]) for entry in manifest["shards"]), 0)
 
 
 def clear(directory: Path) -> None:

@@ -89,7 +89,11 @@ def load(path: Path, *, device: torch.device) -> Proposal:
         description = json.loads((path / _JSON).read_bytes())
         weights_path = path / Path(str(description["weights"]["file"])).name
         weights = weights_path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if (path / "manifest.json").exists():
+            raise CheckpointError(
+                f"{path} holds traces, not a proposal; give the folder that ppx train wrote (its --output)"
+            ) from error
         raise CheckpointError(
             f"no checkpoint at {path}: {error.filename} is missing; check the path"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,11 @@ from ppx_server.observations import Observations
 from ppx_server.process import SimulatorProcess
 from ppx_server.script import ScriptBatch
 from ppx_server.store import TraceStore
+from ppx_server.store.manifest import MANIFEST
 from ppx_server.trace import DrawFlag, Status, TensorTable, TraceBatch
 
+_GREETING = re.compile(r": serving PPX at \S+$")
+"""What every simulator says when it starts."""
 _SHOWN_NUMBERS = 8
 """Elements of an array that a table shows one by one."""
 
@@ -81,6 +85,8 @@ def replay(
     """
     source = None if store is None else TraceStore.open(store)
     script, recorded = _script(index, seed, failed, source)
+    if source is None and failed is not None and (failed.parent / MANIFEST).exists():
+        source = TraceStore.open(failed.parent)  # the result beside the file
     observations = parse_observations(observe or []) or _given(source) or None
     reach = _Reach(command, addresses, timeout)
     traces, output = reach.execute(script, observations)
@@ -169,7 +175,8 @@ def _output(process: SimulatorProcess | None) -> str:
         return ""
     ended = process.wait(0.2) is not None
     text = process.describe_end() if ended else process.quote_output()
-    return text.removeprefix("; its last output:").strip("\n")
+    lines = text.removeprefix("; its last output:").strip("\n").split("\n")
+    return "\n".join(line for line in lines if not _GREETING.search(line))
 
 
 def _show(traces: TraceBatch, script: ScriptBatch) -> None:

@@ -45,9 +45,9 @@ def paragraph(text: str) -> str:
     )
 
 
-def xml(text: str) -> str:
-    """For the text and the attributes of SVG and HTML."""
-    return escape(plain(text, lines=True), {'"': "&quot;", "'": "&#39;"})
+def xml(text: str, *, lines: bool = False) -> str:
+    """For the text and the attributes of SVG and HTML; `lines` as for `plain`."""
+    return escape(plain(text, lines=lines), {'"': "&quot;", "'": "&#39;"})
 
 
 def cell(text: str) -> str:

@@ -58,7 +58,11 @@ def show(path: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("engine", "number"),
-    [("importance", signal.SIGINT), ("importance", signal.SIGTERM), ("rmh", signal.SIGINT)],
+    [
+        ("importance", signal.SIGINT),
+        pytest.param("importance", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("rmh", signal.SIGINT, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_one_signal_waits_for_the_end(engine: str, number: signal.Signals, tmp_path: Path) -> None:

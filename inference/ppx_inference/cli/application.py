@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -26,12 +28,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command(context_settings=COMMAND_SETTINGS)(check)
-app.command(context_settings=COMMAND_SETTINGS)(prior)
-app.command(context_settings=COMMAND_SETTINGS)(train)
-app.command(context_settings=COMMAND_SETTINGS)(posterior)
-app.command(context_settings=COMMAND_SETTINGS)(replay)
-app.command()(show)
+
+
+def _help(command: Callable[..., None]) -> str:
+    """The docstring with a line per paragraph, so that lines are broken once, where the terminal ends."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(p.replace("\n", " ") for p in paragraphs)
+
+
+for _command in (check, prior, train, posterior, replay):
+    app.command(help=_help(_command), context_settings=COMMAND_SETTINGS)(_command)
+app.command(help=_help(show))(show)
 app.command("cpp-flags")(cpp_flags)
 app.command("c-flags")(c_flags)
 

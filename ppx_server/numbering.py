@@ -14,6 +14,7 @@ from ppx_server.errors import RemoteProtocolError
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Observation, RunBatch, TensorColumns, WireAddress
 from ppx_server.script import Otherwise, ScriptBatch
+from ppx_server.text import paragraph
 from ppx_server.trace import Floats, Ids, LoopTable, Params, Status, TensorTable, TraceBatch
 from ppx_server.uncontrolled import Left, Uncontrolled
 from ppx_server.worker import Worker
@@ -90,7 +91,7 @@ class Numbering:
         offsets = result.offsets.astype(np.int64)
         forced_by_value = len(scripts.value) > 0 and not np.isnan(scripts.value).all()
         z = self._coordinates(result, ids, params, offsets, scripts) if forced_by_value else result.z
-        failures = {int(scripts.index[f.trace]): f.message for f in result.failures}
+        failures = {int(scripts.index[f.trace]): paragraph(f.message) for f in result.failures}
         traces = TraceBatch(
             addresses=self._addresses,
             seed=scripts.seed,

@@ -22,6 +22,7 @@ from ppx_server.errors import (
 from ppx_server.interrupts import uninterrupted
 from ppx_server.process import SimulatorProcess
 from ppx_server.protocol import CAPABILITIES, Connection, Event, Handshake, HandshakeResult, Role
+from ppx_server.text import plain
 from ppx_server.transport import MAX_MESSAGE_BYTES, Channel, message_limit
 from ppx_server.uncontrolled import EVERYTHING, Uncontrolled
 
@@ -275,7 +276,7 @@ class Worker:
                 "so that traces of two models are not mixed"
             )
         self._greeting = event
-        self.model_name, self.fingerprint = event.model_name, event.fingerprint
+        self.model_name, self.fingerprint = plain(event.model_name), event.fingerprint
         self.ready = True
         self.expect(math.inf)
         self._num_starts = 0

@@ -231,7 +231,7 @@ def test_results_with_drawn_observations_are_kept_and_replayed(script: Path, tmp
 
 def test_networks_refuse_what_was_not_measured(batches: Simulator, proposal: Proposal) -> None:
     for given in ({"y": [0.1, 0.2, 0.3]}, {"z": None}, {"z": math.nan}):
-        with pytest.raises(CheckpointError, match="observation 'z'.*measured"):
+        with pytest.raises(CheckpointError, match=r"observation 'z'.*measured"):
             inference_compilation(batches, given, proposal=proposal, num_traces=10, progress=quiet)
 
 

@@ -18,6 +18,7 @@ from ppx_client.traces import MAX_TRACES
 
 if TYPE_CHECKING:
     from ppx_client.batches import Execute
+    from ppx_client.buffers import Tensor
     from ppx_client.columns import Given, RunBatch
 
 

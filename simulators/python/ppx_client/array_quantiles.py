@@ -33,6 +33,8 @@ Rows = NDArray[np.int64]
 
 def quantiles(distribution: Distribution, uniform: Floats, z: Floats) -> Floats:
     """Values `(*shape)` of the random numbers of an array's elements, and their coordinates."""
+    if not uniform.size:
+        return np.zeros(uniform.shape)
     with np.errstate(all="ignore"):
         values: Floats = ARRAY[distribution.code](uniform, 1.0 - uniform, z, *distribution.params)
     return values

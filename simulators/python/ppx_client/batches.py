@@ -213,6 +213,8 @@ class Batch:
     def intern_rows(self, site: Site, vectors: Floats) -> NDArray[np.int32]:
         """The numbers of the parameter vectors `(N, P)` of an array's elements; equal neighbours share one."""
         result = self.result
+        if not len(vectors):
+            return np.empty(0, np.int32)
         differs = np.empty(len(vectors), np.bool_)
         differs[1:] = (vectors[1:] != vectors[:-1]).any(1)
         differs[0] = site.vector is None or tuple(site.vector) != tuple(vectors[0].tolist())

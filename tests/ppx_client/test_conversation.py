@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-ALL = ("observed_value", "error", "truncated_normal", "batch", "rejection", "shutdown", "missing", "uncontrolled")
+ALL = (
+    "observed_value",
+    "error",
+    "truncated_normal",
+    "batch",
+    "rejection",
+    "shutdown",
+    "missing",
+    "uncontrolled",
+)
 Serve = Callable[..., Any]
 
 

@@ -181,6 +181,13 @@ PARTS = (
         after=_TRACES_REPEAT,
     ),
     Part(
+        "uncontrolled",
+        wire_refusing.uncontrolled,
+        "look for patterns of the Handshake in names and addresses; leave out rows only, no numbers and visits",
+        "uncontrolled",
+        after=_TRACES_REPEAT,
+    ),
+    Part(
         "sessions",
         wire_refusing.sessions,
         "keep capabilities, address numbers and observations for each sender; answer others with Reset",

@@ -47,9 +47,14 @@ class Asker:
         self._number = 0
         self.begin()
 
-    def begin(self) -> None:
-        """Greets: both sides forget all numbers."""
-        self.link.greet(CAPABILITIES)
+    def begin(self, *, uncontrolled: tuple[str, ...] = (), omit_uncontrolled: bool = False) -> None:
+        """Greets: both sides forget all numbers.
+
+        Args:
+            uncontrolled: Patterns of draws that are left to the prior.
+            omit_uncontrolled: Whether draws that are not controlled have no rows.
+        """
+        self.link.greet(CAPABILITIES, uncontrolled=uncontrolled, omit_uncontrolled=omit_uncontrolled)
         self.numbering = Numbering(self._addresses)
         self.known: list[WireAddress] = []
 

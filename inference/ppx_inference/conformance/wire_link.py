@@ -203,7 +203,13 @@ class Link:
 
     # Legal conversation
 
-    def greet(self, capabilities: Collection[str] = ()) -> HandshakeResult:
+    def greet(
+        self,
+        capabilities: Collection[str] = (),
+        *,
+        uncontrolled: tuple[str, ...] = (),
+        omit_uncontrolled: bool = False,
+    ) -> HandshakeResult:
         """Begins the conversation, or begins it again; by default as PPX 1.0 does.
 
         Raises:
@@ -212,7 +218,7 @@ class Link:
         """
         self.connection.reset()
         self.announced = frozenset(capabilities)
-        self.send(Handshake(SYSTEM_NAME, tuple(capabilities)))
+        self.send(Handshake(SYSTEM_NAME, tuple(capabilities), uncontrolled, omit_uncontrolled))
         for _ in range(_MOST_LATE):
             message = self.receive_bytes()
             if not isinstance(_decoded(message, self._last), _LATE):

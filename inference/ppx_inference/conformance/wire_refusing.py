@@ -119,24 +119,71 @@ def _expect_failure(result: BatchResult, kind: FailureKind, which: str) -> Failu
 
 
 def observations(stage: Stage) -> str:
-    """Observations that are given are taken, remembered, and not sent back; those that are missing fail the trace."""
+    """Observations that are given are taken, remembered, and not sent back; those that do not fit are no values."""
     with askers(stage) as (asker,):
         traces = asker.execute(asker.empty((0,))).traces
         given = _observed(traces)
         if not given:
             raise UnjudgedError("the first trace observes nothing")
+        draws_missing = "missing" in stage.capabilities
         script = ScriptBatch.replay(traces)
         observed = ObservationSet(given)
         answers = [asker.execute(script, observed) for _ in range(2)]  # the second time they are not sent
         for answer in answers:
-            if len(answer.result.observations.data):
-                raise DefectError("observations that were given are sent back", level=Level.WARN)
+            if len(answer.result.observations.data):  # to one that draws what is missing they are not given
+                raise DefectError(
+                    "observations that were given are sent back", level=None if draws_missing else Level.WARN
+                )
             expect_same(traces, answer.traces, "with the observations that it drew given back")
         wrong = ObservationSet({key: np.zeros((*np.shape(value), 3)) for key, value in given.items()})
-        _expect_failure(
-            asker.execute(script, wrong).result, FailureKind.OBSERVATION, "with values of another shape"
-        )
+        result = asker.execute(script, wrong).result
+        if draws_missing:
+            _expect_drawn(result, traces)
+        else:
+            _expect_failure(result, FailureKind.OBSERVATION, "with values of another shape")
     return f"{len(given)} observations are taken as given"
+
+
+def _expect_drawn(result: BatchResult, traces: TraceBatch) -> None:
+    """What nothing given fits is drawn as in a prior trace, told, and contributes nothing."""
+    remedy = (
+        "with `missing`, draw an observe that no value fits, send what was drawn, and let its log_prob be 0"
+    )
+    if result.status[0] != Status.OK:
+        raise DefectError(
+            f"a trace with values of another shape fails: {result.failures[0].message}", remedy=remedy
+        )
+    rows, drawn = result.observations, traces.observations.data
+    if rows.data.shape != drawn.shape or not np.allclose(rows.data, drawn, 1e-6, 1e-9):
+        raise DefectError(
+            "observes that no value fits are not drawn as in a prior trace, and told", remedy=remedy
+        )
+    if rows.log_prob.any():
+        raise DefectError(f"an observe that no value fits has log_prob {rows.log_prob}", remedy=remedy)
+
+
+def uncontrolled(stage: Stage) -> str:
+    """Draws that are left to the prior and need no rows: everything else stays what it is."""
+    with askers(stage) as (asker,):
+        traces = asker.execute(asker.empty(stage.indices)).traces
+        asker.begin(uncontrolled=("*",), omit_uncontrolled=True)
+        left = asker.execute(asker.empty(stage.indices)).result
+    if len(left.value):
+        raise DefectError(f"{len(left.value)} draws have rows, where the pattern * leaves all to the prior")
+    known = {(a.address, a.name) for a in left.addresses}
+    untold = [
+        a
+        for a in map(traces.addresses.__getitem__, np.unique(traces.address_id).tolist())
+        if (a.address, a.name) not in known
+    ]
+    if untold:
+        raise DefectError(f"the address {untold[0].address!r} of a draw without a row is not defined")
+    data = traces.observations.data
+    if left.observations.data.shape != data.shape or not np.allclose(
+        left.observations.data, data, 1e-6, 1e-9
+    ):
+        raise DefectError("observations are not what they are where all draws have rows")
+    return f"{len(traces.value)} draws left to the prior, of {len(traces)} traces, without rows"
 
 
 def _observed(traces: TraceBatch) -> dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:

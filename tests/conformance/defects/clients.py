@@ -196,9 +196,33 @@ def forgets_observations() -> None:
 
 def ignores_observations() -> None:
     """What was measured is 0, whatever the controller says."""
-    scripts.ScriptedTrace._check_given = lambda self, value, name, instance, shape: (
+    scripts.ScriptedTrace._fitting = lambda self, value, name, instance, shape: (
         np.zeros(shape) if shape else 0.0
     )
+
+
+def fails_where_values_are_missing() -> None:
+    """It announces that it draws what is missing, and does not."""
+
+    def wrap(begin: Callable[..., Any]) -> Callable[..., Any]:
+        def strict(self: Any, *args: Any, **settings: Any) -> None:
+            begin(self, *args, **{**settings, "draws_missing": False})
+
+        return strict
+
+    change(sessions.BatchSession, "__init__", wrap)
+
+
+def ignores_patterns() -> None:
+    """What is to be left to the prior is not."""
+
+    def wrap(begin: Callable[..., Any]) -> Callable[..., Any]:
+        def deaf(self: Any, executor: Any, patterns: Any = (), **settings: Any) -> None:
+            begin(self, executor, (), **settings)
+
+        return deaf
+
+    change(sessions.BatchSession, "__init__", wrap)
 
 
 def observations_without_values() -> None:
@@ -459,8 +483,8 @@ def one_session_for_all() -> None:
     shared: list[Any] = []
 
     def wrap(begin: Callable[..., Any]) -> Callable[..., Any]:
-        def share(self: Any, executor: Any) -> None:
-            begin(self, executor)
+        def share(self: Any, *args: Any, **settings: Any) -> None:
+            begin(self, *args, **settings)
             shared.append(self)
             self.__dict__ = shared[0].__dict__
 
@@ -480,7 +504,8 @@ def serves_strangers() -> None:
     def wrap(answer: Callable[..., Any]) -> Callable[..., Any]:
         def anyone(self: Any, request: Any) -> Any:
             if request.sender not in self._sessions:
-                self._handshake(request.sender, serving.CAPABILITIES)
+                stranger = wire.Received(wire.Body.HANDSHAKE, capabilities=serving.CAPABILITIES)
+                self._handshake(request.sender, stranger)
             return answer(self, request)
 
         return anyone

@@ -192,7 +192,7 @@ def test_addresses_that_a_controller_defines_are_forgotten(serve: Callable[..., 
         addresses = [WireAddress(f"hostile/{k}/{i}" + "x" * 500, "n", "Normal", ()) for i in range(20_000)]
         assert isinstance(stranger.ask(batch(1, k + 2, addresses)), BatchResult)
     answer = stranger.ask(
-        batch(1, 7, [WireAddress(f"{i}" + "x" * 100_000, "n", "Normal", ()) for i in range(400)])
+        batch(1, 7, [WireAddress(f"{i}" + "x" * 20_000, "n", "Normal", ()) for i in range(2000)])
     )
     assert isinstance(answer, Error)
     assert "never mentioned" in answer.message
@@ -227,9 +227,10 @@ def test_an_honest_run_beside_strangers_gives_the_same_traces(
     with Simulator(list(command), num_workers=1) as alone:
         undisturbed = alone.prior(300, seed=4)
     victim = serve(SLOW)
-    before = victim.mib
     strangers = [victim.stranger() for _ in range(5)]
     strangers[1].greet()
+    assert isinstance(strangers[1].ask(batch(1)), BatchResult)
+    before = victim.mib
     with Simulator(address=victim.address) as sim:
         for _ in range(4):
             strangers[0].send(bytes(30 << 20))  # without a greeting
@@ -284,19 +285,6 @@ def test_a_batch_that_nobody_waits_for_is_given_up(serve: Callable[..., Victim],
     assert victim.num_traces < LONG
 
 
-def test_answers_to_who_does_not_read_them_hold_nobody_up_for_long(serve: Callable[..., Victim]) -> None:
-    victim = serve()
-    deaf, other = victim.stranger(), victim.stranger()
-    before = victim.mib
-    deaf.socket.setsockopt(zmq.RCVHWM, 1)
-    deaf.greet()
-    for number in range(1, 40):
-        deaf.send(batch(20_000, number))
-    other.greet()
-    assert isinstance(other.ask(batch(1)), BatchResult)
-    assert victim.mib < 1.2 * before + 64
-
-
 def test_strange_messages_change_nothing(serve: Callable[..., Victim]) -> None:
     victim = serve()
     stranger = victim.stranger()
@@ -319,6 +307,7 @@ def test_who_can_do_what_is_said_where_other_machines_can_reach_it(
 ) -> None:
     for bind, warned in (("tcp://0.0.0.0:*", True), ("tcp://127.0.0.1:*", False)):
         victim = serve(bind=bind)
+        victim.stranger().greet()  # then everything is said
         victim.process.terminate()
         assert victim.process.stderr is not None
         said = victim.process.stderr.read().decode()

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
+from ppx_client.channels import Channel
 from ppx_server.philox import normals
 from ppx_server.protocol import BatchResult, Error, Reset, Run, RunBatch, RunResult, Shutdown, ShutdownResult
 
@@ -154,3 +156,22 @@ def test_fingerprint(serve: Serve, tmp_path: Path, argument: str | None) -> None
     assert simulator.connect_for_batches().handshake().fingerprint == expected
     # PPX 1.0 has no place for it.
     assert simulator.connect().handshake().text == simulator.connect().handshake("error").text[:2]
+
+
+def test_answers_to_a_controller_that_does_not_read_hold_nobody_up_for_long() -> None:
+    channel = Channel("tcp://127.0.0.1:*", "deaf")
+    with zmq.Context() as context, context.socket(zmq.DEALER) as deaf:
+        deaf.setsockopt(zmq.LINGER, 0)
+        deaf.setsockopt(zmq.RCVHWM, 1)
+        deaf.setsockopt(zmq.RCVBUF, 1 << 12)
+        deaf.connect(channel.endpoint)
+        deaf.send_multipart([b"", b"hello"])
+        sender = channel.receive().sender
+        sent = [channel.send(sender, bytes(1 << 20), patient=False) for _ in range(100)]
+        assert sent[0]
+        assert not sent[-1]
+        assert not channel.send(sender, b"more")
+    while not channel.disconnected():
+        pass
+    assert channel.send(sender, b"nobody is there")
+    channel.close()

@@ -6,6 +6,7 @@ controllers, and a controller may send several messages before it waits for an a
 
 from __future__ import annotations
 
+import ctypes
 import os
 from contextlib import suppress
 from ipaddress import ip_address
@@ -22,6 +23,8 @@ _SEND_MS = 1000
 """So long an answer waits for a controller that does not read the ones before it; then it is dropped."""
 _QUEUE = 2
 """Messages that wait on each side of a connection: as many as a controller may have unanswered."""
+_LONG = 1 << 22
+"""Memory of longer messages is given back."""
 _LEAST_LIMIT, _USUAL_LIMIT, _MOST_LIMIT = 1 << 16, 1 << 26, 1 << 30
 
 
@@ -47,6 +50,7 @@ class Channel:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._disconnections = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._gone: set[int] = set()
+        self._had_long = False
         self._file: tuple[str, int] | None = None
         try:
             self._socket.bind(endpoint)
@@ -90,6 +94,9 @@ class Channel:
         return self._next(zmq.NOBLOCK)
 
     def _next(self, flags: int) -> Request | None:
+        if self._had_long:
+            self._had_long = False
+            _give_back_memory()
         receive = self._socket.recv
         while True:
             try:
@@ -105,12 +112,28 @@ class Channel:
                 receive(copy=False)
             # Without an empty frame there is no envelope of a REQ: a REP would be silent, too.
             if empty:
+                self._had_long = len(frame) > _LONG
                 return Request(sender, frame.bytes if is_last else b"", int(frame.get(zmq.SRCFD)))
 
-    def send(self, receiver: bytes, message: bytes | bytearray) -> None:
-        """Sends a message to a controller; one that has gone, or does not read, does not get it."""
-        with suppress(zmq.Again, zmq.error.ZMQError):
-            self._socket.send_multipart((receiver, b"", message))
+    def send(self, receiver: bytes, message: bytes | bytearray, *, patient: bool = True) -> bool:
+        """Sends a message to a controller; one that has gone does not get it.
+
+        Args:
+            receiver: Whom.
+            message: What.
+            patient: Whether to wait a second where answers before it have not been read.
+
+        Returns:
+            False if they still have not.
+        """
+        try:
+            self._socket.send_multipart((receiver, b"", message), 0 if patient else zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+        return True
 
     def disconnected(self) -> set[int]:
         """Connections (`Request.connection`) that were closed since the last call."""
@@ -133,6 +156,12 @@ class Channel:
         self._disconnections.close(0)
         self._socket.close()
         self._context.term()
+
+
+def _give_back_memory() -> None:
+    """Gives memory that was freed back to the system, where glibc would keep what a few long messages took."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _message_limit() -> int:

@@ -88,9 +88,8 @@ def serve(
     with _signals_stop(), processes.serving(), _threads_end_quietly():
         channel = Channel(endpoint, name)
         try:
-            sys.stderr.write(f"{name}: serving PPX at {channel.endpoint}\n")
-            if channel.is_public:
-                sys.stderr.write(f"{name}: {PUBLIC.format(channel.endpoint)}\n")
+            warning = f"{name}: {PUBLIC.format(channel.endpoint)}\n" if channel.is_public else ""
+            sys.stderr.write(f"{name}: serving PPX at {channel.endpoint}\n{warning}")
             sys.stderr.flush()
             _Server(
                 forward, name, _fingerprint(forward) if fingerprint is None else fingerprint, channel
@@ -279,7 +278,7 @@ class _Server:
         if received.body is Body.RUN_BATCH:
             self._run_batch(sender, self._sessions.begin_work(sender), received.data)
         elif received.body is Body.SHUTDOWN and SHUTDOWN in self._capabilities:
-            self.channel.send(sender, wire.message(Body.SHUTDOWN_RESULT))
+            self._send(sender, wire.message(Body.SHUTDOWN_RESULT))
             raise _StopServing
         elif received.body is Body.SHUTDOWN:
             self.refuse(
@@ -298,7 +297,7 @@ class _Server:
             self.refuse(sender, f"these bytes are no message of PPX: {error}")
             return None
         if received.body is Body.HANDSHAKE:
-            self.channel.send(sender, self._handshake(request, received))
+            self._send(sender, self._handshake(request, received))
             return None
         if self._sessions.get(sender) is None:
             # Also where it has been forgotten: whoever gets a Reset begins again with a Handshake.
@@ -371,7 +370,7 @@ class _Server:
         if failure is not None:
             self.refuse(sender, _describe(failure), failure)
         else:
-            self.channel.send(sender, wire.run_result(result))
+            self._send(sender, wire.run_result(result))
         return None
 
     def _run_batch(self, sender: bytes, session: Session, data: bytes) -> None:
@@ -393,7 +392,7 @@ class _Server:
         except MalformedError as error:
             self.refuse(sender, f"this RunBatch cannot be executed: {error}")
         else:
-            self.channel.send(sender, answer)
+            self._send(sender, answer)
         self._sessions.limit_memory()
 
     def _attempt_script(self, trace: Running) -> tuple[Tensor | None, str | None]:
@@ -442,10 +441,16 @@ class _Server:
         """Error for a controller that knows it, else Reset; then the reason is only logged here."""
         session = self._sessions.get(sender)
         if session is not None and ERROR in session.conversation.capabilities:
-            self.channel.send(sender, wire.error(reason))
+            self._send(sender, wire.error(reason))
             return
         _logger.error("%s: %s", self._name, reason, exc_info=error)
-        self.channel.send(sender, wire.message(Body.RESET))
+        self._send(sender, wire.message(Body.RESET))
+
+    def _send(self, sender: bytes, message: bytes | bytearray) -> None:
+        """Answers a controller; forgets one that does not read its answers, and waits no more for it."""
+        if not self.channel.send(sender, message, patient=self._sessions.get(sender) is not None):
+            self._sessions.forget(sender)
+            self._waiting.forget(sender)
 
 
 def _describe(error: BaseException) -> str:

@@ -92,11 +92,22 @@ class Channel {
     /// Takes a message that has come. False if there is none.
     bool look(Received& request) { return next(request, zmq::recv_flags::dontwait); }
 
-    /// Sends an answer; a controller that has gone, or does not read, does not get it.
-    void send(const Encoder& message, const std::string& receiver) {
-        if (!send_frame(zmq::const_buffer(receiver.data(), receiver.size()), zmq::send_flags::sndmore)) return;
+    /// Sends an answer; a controller that has gone does not get it.
+    ///
+    /// @param patient Whether to wait a second where answers before it have not been read.
+    /// @return False if they still have not.
+    bool send(const Encoder& message, const std::string& receiver, bool patient) {
+        const auto wait = patient ? zmq::send_flags::none : zmq::send_flags::dontwait;
+        try {
+            if (!send_frame(zmq::const_buffer(receiver.data(), receiver.size()), wait | zmq::send_flags::sndmore))
+                return false;
+        } catch (const zmq::error_t& error) {
+            if (error.num() != EHOSTUNREACH) throw;
+            return true;
+        }
         send_frame(zmq::const_buffer(), zmq::send_flags::sndmore);
         send_frame(zmq::const_buffer(message.data(), message.size()), zmq::send_flags::none);
+        return true;
     }
 
     /// The connections that were closed since the last call.
@@ -137,7 +148,6 @@ class Channel {
             try {
                 return socket_.send(bytes, flags).has_value();
             } catch (const zmq::error_t& error) {
-                if (error.num() == EHOSTUNREACH) return false;
                 if (error.num() != EINTR) throw;
             }
         }

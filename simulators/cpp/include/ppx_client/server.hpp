@@ -131,7 +131,7 @@ class Server final : public Controller {
             refuse(received_.sender, "a simulator at " + endpoint() + " is ended by its owner only, by SIGTERM");
         } else {
             encoder_.shutdown_result();
-            channel_.send(encoder_, received_.sender);
+            send(received_.sender);
             return false;
         }
         return true;
@@ -169,7 +169,7 @@ class Server final : public Controller {
         const bool batch = session.capabilities.batch;
         encoder_.handshake_result(system_name, name_, fingerprint_, offered != nullptr, is_private_,
                                   batch ? max_traces : 0, batch ? limit : 0);
-        channel_.send(encoder_, request.sender);
+        send(request.sender);
     }
 
     void run_batch(Session& session) {
@@ -185,7 +185,7 @@ class Server final : public Controller {
             const auto& addresses = player_.sites().mentioned();
             encoder_.batch_result(batch.batch(), player_.columns(), addresses, session.told);
             session.told = addresses.size();
-            channel_.send(encoder_, sender);
+            send(sender);
         }
         if (player_.columns().bytes() > long_result) {
             player_.columns() = BatchColumns();
@@ -258,7 +258,7 @@ class Server final : public Controller {
         if (!failure.empty()) return fail(failure);
         const View result = returned.view();
         encoder_.run_result(returned.is_set() ? &result : nullptr);
-        channel_.send(encoder_, controller_);
+        send(controller_);
     }
 
     /// Ends the controller's trace with an error.
@@ -270,7 +270,7 @@ class Server final : public Controller {
     /// Sends what is encoded and waits for the controller's answer, of this type.
     void exchange(ppx::MessageBody expected) {
         if (abandoned_) throw AbandonedTrace();
-        channel_.send(encoder_, controller_);
+        send(controller_);
         for (;;) {
             if (!channel_.receive(received_)) abandon();
             if (received_.message.type() == ppx::MessageBody_Handshake) {
@@ -314,7 +314,14 @@ class Server final : public Controller {
         } else {
             encoder_.reset();
         }
-        channel_.send(encoder_, sender);
+        send(sender);
+    }
+
+    /// Sends what is encoded; forgets a controller that does not read its answers, and waits no more for it.
+    void send(const std::string& receiver) {
+        if (channel_.send(encoder_, receiver, sessions_.find(receiver) != nullptr)) return;
+        sessions_.forget(receiver);
+        drop_waiting(receiver);
     }
 
     static constexpr const char* busy =

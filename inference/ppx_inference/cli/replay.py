@@ -83,6 +83,10 @@ def replay(
 
       ppx replay --store traces --index 1234 -- ./tau_decay
     """
+    if failed is not None and store is not None:
+        raise typer.BadParameter("give --failures or --store, not both")
+    if store is not None and seed is not None:
+        raise typer.BadParameter("the store knows its seed; leave --seed out")
     source = None if store is None else TraceStore.open(store)
     script, recorded = _script(index, seed, failed, source)
     if source is None and failed is not None and (failed.parent / MANIFEST).exists():
@@ -113,11 +117,7 @@ def _script(
     index: int, seed: int | None, failed: Path | None, store: TraceStore | None
 ) -> tuple[ScriptBatch, TraceBatch | None]:
     """What to execute, and the trace as it was recorded, if it is in a store."""
-    if failed is not None and store is not None:
-        raise typer.BadParameter("give --failures or --store, not both")
     if store is not None:
-        if seed is not None:
-            raise typer.BadParameter("the store knows its seed; leave --seed out")
         recorded = store.trace(index)
         return ScriptBatch.replay(recorded), recorded
     if failed is not None:

@@ -95,6 +95,10 @@ def replay(
 
       ppx replay --store traces --index 1234 -- ./tau_decay
     """
+    if failed is not None and store is not None:
+        raise typer.BadParameter("give --failures or --store, not both")
+    if store is not None and seed is not None:
+        raise typer.BadParameter("the store knows its seed; leave --seed out")
     source = None if store is None else TraceStore.open(store)
     script, recorded = _script(index, seed, failed, source)
     if source is None and failed is not None and (failed.parent / MANIFEST).exists():
@@ -125,11 +129,7 @@ def _script(
     index: int, seed: int | None, failed: Path | None, store: TraceStore | None
 ) -> tuple[ScriptBatch, TraceBatch | None]:
     """What to execute, and the trace as it was recorded, if it is in a store."""
-    if failed is not None and store is not None:
-        raise typer.BadParameter("give --failures or --store, not both")
     if store is not None:
-        if seed is not None:
-            raise typer.BadParameter("the store knows its seed; leave --seed out")
         keep = store.metadata.get("provenance", {}).get("settings", {}).get("keep", "all")
         if keep != "all":
             raise StoreError(

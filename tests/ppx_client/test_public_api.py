@@ -26,9 +26,11 @@ FAMILIES = [
 ERRORS = [
     "CapabilityError",
     "DistributionError",
+    "ModelWarning",
     "PPXError",
     "ServeError",
     "TensorError",
+    "TraceEnded",
     "UncontrolledError",
 ]
 

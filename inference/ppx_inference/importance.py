@@ -18,10 +18,9 @@ from ppx_inference.keeping import ALL, Keeper, Kept
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
 from ppx_inference.provenance import Provenance, first_failures, given_values
-from ppx_inference.ruled_out import explain, nearest_miss, observe_something_else
+from ppx_inference.ruled_out import explain, nearest_miss, observe_other_shapes, observe_something_else
 from ppx_server.address import AddressTable
 from ppx_server.collecting import Collection
-from ppx_server.completeness import Mismatch
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
 from ppx_server.interrupts import finishing
@@ -235,7 +234,7 @@ def _chunks(
 
 def _refuse_other_shapes(traces: TraceBatch) -> None:
     """Ends a run none of whose traces observes the shapes that were given: so it will be in all that follow."""
-    if observe_something_else(traces, Mismatch.SHAPE):
+    if observe_other_shapes(traces):
         raise ObservationError(explain(traces))
 
 

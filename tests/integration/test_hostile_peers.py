@@ -38,7 +38,7 @@ from tests.integration.faults import HERE, assert_same
 
 NO_IDS, NO_NUMBERS = np.empty(0, np.int32), np.empty(0)
 SLOW = 2000  # microseconds per trace
-LONG = 2000  # traces
+LONG = 1000  # traces
 
 
 class Peer:
@@ -188,11 +188,11 @@ def test_addresses_that_a_controller_defines_are_forgotten(serve: Callable[..., 
     stranger.greet()
     assert isinstance(stranger.ask(batch(1)), BatchResult)
     before = victim.mib
-    for k in range(4):
-        addresses = [WireAddress(f"hostile/{k}/{i}" + "x" * 500, "n", "Normal", ()) for i in range(20_000)]
+    for k in range(3):
+        addresses = [WireAddress(f"hostile/{k}/{i}" + "x" * 2000, "n", "Normal", ()) for i in range(10_000)]
         assert isinstance(stranger.ask(batch(1, k + 2, addresses)), BatchResult)
     answer = stranger.ask(
-        batch(1, 7, [WireAddress(f"{i}" + "x" * 20_000, "n", "Normal", ()) for i in range(2000)])
+        batch(1, 7, [WireAddress(f"{i}" + "x" * 4000, "n", "Normal", ()) for i in range(10_000)])
     )
     assert isinstance(answer, Error)
     assert "never mentioned" in answer.message
@@ -225,7 +225,7 @@ def test_an_honest_run_beside_strangers_gives_the_same_traces(
     serve: Callable[..., Victim], command: tuple[str, ...]
 ) -> None:
     with Simulator(list(command), num_workers=1) as alone:
-        undisturbed = alone.prior(300, seed=4)
+        undisturbed = alone.prior(200, seed=4)
     victim = serve(SLOW)
     strangers = [victim.stranger() for _ in range(5)]
     strangers[1].greet()
@@ -240,7 +240,7 @@ def test_an_honest_run_beside_strangers_gives_the_same_traces(
             for number in range(1, 4):
                 stranger.send(batch(50, number))
         strangers[4].send(encode(batch(10)))
-        assert_same(sim.prior(300, seed=4), undisturbed)
+        assert_same(sim.prior(200, seed=4), undisturbed)
     answers = [strangers[2].receive() for _ in range(4)]
     assert isinstance(answers[0], HandshakeResult)
     assert all(isinstance(answer, BatchResult | Error) for answer in answers[1:])
@@ -319,10 +319,10 @@ def test_a_limit_of_messages_is_a_setting_and_what_does_not_fit_fails_by_name(
 ) -> None:
     monkeypatch.setenv("PPX_MAX_MESSAGE", str(1 << 16))
     with Simulator(list(command), num_workers=1, policy=FailurePolicy(most=0.0)) as sim:
-        few = sim.prior(5000, seed=4)  # more than one message
+        few = sim.prior(2000, seed=4)  # more than one message
     monkeypatch.delenv("PPX_MAX_MESSAGE")
     with Simulator(list(command), num_workers=1) as sim:
-        assert_same(few, sim.prior(5000, seed=4))
+        assert_same(few, sim.prior(2000, seed=4))
     monkeypatch.setenv("PPX_MAX_MESSAGE", "64 MiB")
     with pytest.raises(Exception, match="PPX_MAX_MESSAGE='64 MiB' is no number of bytes"):
         Simulator(list(command), num_workers=1)

@@ -79,8 +79,8 @@ def noise_advice(traces: TraceBatch) -> str:
     place = address.name or address.address
     return (
         f"inference chooses {len(ids) / len(succeeded):,.0f} draws per trace one by one, {each:,.0f} of them at "
-        f"{place!r}; leave what is noise to the prior: by control=False or a region `uncontrolled` in the model, or from "
-        f"outside by uncontrolled=[{pattern!r}] (--uncontrolled {shlex.quote(pattern)})"
+        f"{place!r}; leave what is noise to the prior: by control=False or a region `uncontrolled` in the model, or "
+        f"from outside by uncontrolled=[{pattern!r}] (--uncontrolled {shlex.quote(pattern)})"
     )
 
 

@@ -62,7 +62,7 @@ def test_noise_that_is_left_to_the_prior_costs_the_posterior_nothing(quiet_noise
         weighted = importance_sampling(quiet_noise, {"y": 1.0}, num_traces=200, seed=1)
         chains = random_walk_mh(quiet_noise, {"y": 1.0}, num_traces=800, seed=2)
     for posterior in (weighted, chains):
-        assert posterior["mu"].ess > 20
+        assert posterior["mu"].ess > 10
         assert agrees(posterior, MEAN)
         assert not agrees(posterior, -MEAN)  # as if y were -1
         assert posterior.traces.nbytes < 400 * len(posterior)

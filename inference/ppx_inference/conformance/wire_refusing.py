@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ppx_inference.conformance.findings import Level
-from ppx_inference.conformance.wire_asking import Answer, Asker, expect_same
+from ppx_inference.conformance.wire_asking import Asker, expect_same
 from ppx_inference.conformance.wire_batches import askers, first_choices
 from ppx_inference.conformance.wire_link import DefectError, Stage, UnjudgedError
 from ppx_server.observations import ObservationSet

@@ -33,7 +33,7 @@ class ControlledBits(np.random.PCG64):
         self._draws = draws
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:  # type: ignore[override]  # NumPy's stub has a TypedDict of its own
         """A state as PCG64 has it, in which stands how often the generator was called."""
         numbers = {"state": self._draws.num_calls, "inc": 1}
         return {"bit_generator": "PCG64", "state": numbers, "has_uint32": 0, "uinteger": 0}

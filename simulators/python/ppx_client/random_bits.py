@@ -32,8 +32,9 @@ class ControlledBits(np.random.PCG64):
         super().__init__(0)
         self._draws = draws
 
-    @property
-    def state(self) -> dict[str, Any]:  # type: ignore[override]  # NumPy's stub has a TypedDict of its own
+    # NumPy's stub has a TypedDict of its own.
+    @property  # type: ignore[override]
+    def state(self) -> dict[str, Any]:
         """A state as PCG64 has it, in which stands how often the generator was called."""
         numbers = {"state": self._draws.num_calls, "inc": 1}
         return {"bit_generator": "PCG64", "state": numbers, "has_uint32": 0, "uinteger": 0}

@@ -33,13 +33,13 @@ class ControlledBits(np.random.PCG64):
         self._draws = draws
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Any:
         """A state as PCG64 has it, in which stands how often the generator was called."""
         numbers = {"state": self._draws.num_calls, "inc": 1}
         return {"bit_generator": "PCG64", "state": numbers, "has_uint32": 0, "uinteger": 0}
 
     @state.setter
-    def state(self, value: dict[str, Any]) -> None:
+    def state(self, value: Any) -> None:
         numbers = value.get("state")
         check_position(self._draws, numbers.get("state") if isinstance(numbers, dict) else None)
 

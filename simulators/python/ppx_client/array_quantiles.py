@@ -160,11 +160,10 @@ def _count_successes(goal: Floats, n: Floats, prob: Floats) -> Floats:
     most = int(n.max())
     if most == 0:
         return np.zeros(n.shape)
-    first = float(prob.flat[0])
+    first = prob.item(0)
     if (prob == first).all():
-        reached = _distribution_functions(most, first)[n.astype(np.int64)]
-        missed: Floats = np.add.reduce(reached < goal[..., None], -1, np.float64)
-        return missed
+        functions = _distribution_functions(most, first).take(n.astype(np.int64), 1)
+        return _sum(functions < goal)
     shape, n, prob, goal = n.shape, n.ravel(), prob.ravel(), goal.ravel()
     failure = 1.0 - prob
     powers = np.empty((most + 1, len(n)))
@@ -177,14 +176,13 @@ def _count_successes(goal: Floats, n: Floats, prob: Floats) -> Floats:
     terms[1:] = (n - k + 1.0) / k * (prob / failure)
     np.multiply.accumulate(terms, 0, out=terms)
     np.add.accumulate(terms, 0, out=terms)
-    numbers: Floats = np.minimum(np.count_nonzero(terms < goal, 0), n).reshape(shape)
-    return numbers
+    return np.minimum(_sum(terms < goal), n).reshape(shape)
 
 
 @lru_cache(64)
 def _distribution_functions(most: int, prob: float) -> Floats:
-    """F(k) for k < n of Binomials of 0 to `most` trials, `(most + 1, most)`; infinite from n on."""
-    table = np.full((most + 1, most), np.inf)
+    """F(k) for k < n of Binomials of 0 to `most` trials, `(most, most + 1)`; infinite from k = n on."""
+    table = np.full((most, most + 1), np.inf)
     failure = 1.0 - prob
     odds, start = prob / failure, 1.0
     for n in range(1, most + 1):
@@ -194,8 +192,14 @@ def _distribution_functions(most: int, prob: float) -> Floats:
             if k:
                 term *= (n - k + 1.0) / k * odds
                 total += term
-            table[n, k] = total
+            table[k, n] = total
     return table
+
+
+def _sum(conditions: NDArray[np.bool_]) -> Floats:
+    """How many hold, along the first axis; at most a hundred."""
+    counts: Floats = conditions.view(np.int8).sum(0, np.int64).astype(np.float64)
+    return counts
 
 
 def _smallest(

@@ -49,10 +49,14 @@ class Expected:
     draws: int = 8
     observations: int = 8
     unmeasured: int = 0
+    in_arrays: int = 0
 
-    def learn(self, draws: Sequence[int], observations: Sequence[int], *, is_prior: bool) -> None:
+    def learn(
+        self, draws: Sequence[int], observations: Sequence[int], in_arrays: Sequence[int], *, is_prior: bool
+    ) -> None:
         """Takes the numbers that the traces of a batch used into account."""
         self.draws = _most(draws, self.draws)
+        self.in_arrays = _most(in_arrays, self.in_arrays)
         if is_prior:
             self.observations = _most(observations, self.observations)
         else:  # mostly none
@@ -108,6 +112,7 @@ class Batch:
         self._max_bytes = max_bytes
         self._used: list[Site] = []
         self._num_draws: list[int] = []
+        self._num_in_arrays: list[int] = []
         self._num_observed: list[int] = []
         self._left_out = False
         self._weighed: dict[tuple[int, int], tuple[array[int], array[float], array[float]]] = {}
@@ -120,9 +125,9 @@ class Batch:
         """
         start = time.perf_counter()
         try:
-            draws = self._numbers(Stream.DRAWS, expected.draws)
+            draws = self._numbers(Stream.DRAWS, expected.draws, expected.in_arrays)
             drawn = expected.observations if self.observations is None else expected.unmeasured
-            observed = self._numbers(Stream.OBSERVATIONS, drawn)
+            observed = self._numbers(Stream.OBSERVATIONS, drawn, 0)
             limits = pairwise(self._script.offsets.tolist())
             for own, own_observed, (first, stop) in zip(draws, observed, limits, strict=True):
                 cursor = None if first == stop else Cursor(self.choices, first, stop, follows=self.asks)
@@ -132,7 +137,8 @@ class Batch:
         finally:
             for site in self._used:
                 site.vector = None
-        expected.learn(self._num_draws, self._num_observed, is_prior=self.observations is None)
+        is_prior = self.observations is None
+        expected.learn(self._num_draws, self._num_observed, self._num_in_arrays, is_prior=is_prior)
         if not self._left_out:
             del self.result.ordinal[:]
         self._weigh_draws()
@@ -157,19 +163,19 @@ class Batch:
         )
         result.failures.append((0, MODEL, reason))
 
-    def _numbers(self, stream: Stream, expected: int) -> Iterator[Numbers]:
+    def _numbers(self, stream: Stream, expected: int, in_arrays: int) -> Iterator[Numbers]:
         """The random numbers of each trace."""
         seed, index = self._script.seed, self._script.index
         count = min(expected, _MOST)
         if not count:
-            yield from (Numbers(seed, number, stream) for number in index.tolist())
+            yield from (Numbers(seed, number, stream, None, in_arrays) for number in index.tolist())
             return
         block = _BLOCK // count
         for first in range(0, len(index), block):
             part = index[first : first + block]
             u = uniforms(seed, part, 0, count, stream)
             for number, row, normals in zip(part.tolist(), u.tolist(), ndtri(u).tolist(), strict=True):
-                yield Numbers(seed, number, stream, (row, normals))
+                yield Numbers(seed, number, stream, (row, normals), in_arrays)
 
     def _run_trace(self, trace: ScriptedTrace, execute: Execute) -> None:
         result = self.result
@@ -190,6 +196,7 @@ class Batch:
         trace.close()
         self._left_out |= trace.num_left_out > 0
         self._num_draws.append(trace.num_draws - trace.num_in_arrays)
+        self._num_in_arrays.append(trace.num_in_arrays)
         self._num_observed.append(trace.num_observed - trace.num_observed_in_arrays)
         result.status.append(status)
         result.offsets.append(len(result.address))

@@ -24,7 +24,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _6, _26, _32 = np.uint64(6), np.uint64(26), np.uint64(32)
 _AT_ONCE = 512
 """Numbers that small arrays share with single draws: making any costs 0.1 ms, a hundred more next to nothing."""
-_MOST_AT_ONCE = 1 << 13
+_MOST_AT_ONCE = 1 << 14
 """Numbers made for arrays that are yet to come, at most."""
 _NONE = np.empty(0)
 
@@ -73,12 +73,20 @@ def uniforms(seed: int, index: ArrayLike, start: int, count: int, stream: Stream
 class Numbers:
     """The random numbers of one trace and stream, made as they are needed.
 
+    Args:
+        seed: Seed of the run.
+        index: Index of the trace.
+        stream: What the numbers are for.
+        first: The first of them and their normal quantiles, if they are known.
+        ahead: How many arrays are expected to take.
+
     Attributes:
         uniforms: Numbers from the first on, in (0, 1).
         normals: Their standard normal quantiles: the standard coordinates of prior draws.
     """
 
     __slots__ = (
+        "_ahead",
         "_block",
         "_block_normals",
         "_block_start",
@@ -95,8 +103,10 @@ class Numbers:
         index: int,
         stream: Stream,
         first: tuple[list[float], list[float]] | None = None,
+        ahead: int = 0,
     ) -> None:
         self._seed, self._index, self._stream = seed, index, stream
+        self._ahead = ahead
         self._block_start = 0
         self._block = self._block_normals = _NONE
         self.uniforms, self.normals = first or ([], [])
@@ -119,7 +129,8 @@ class Numbers:
         at = start - self._block_start
         if at < 0 or at + count > len(self._block):
             # A trace with one array mostly has more, so the next ones get their numbers from the same block.
-            size = max(count, min(2 * len(self._block), _MOST_AT_ONCE), _AT_ONCE)
+            size = max(count, min(max(2 * len(self._block), self._ahead), _MOST_AT_ONCE), _AT_ONCE)
+            self._ahead -= size
             self._block = uniforms(self._seed, self._index, start, size, self._stream)[0]
             self._block_normals = ndtri(self._block)
             self._block_start, at = start, 0

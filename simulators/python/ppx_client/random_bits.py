@@ -32,15 +32,14 @@ class ControlledBits(np.random.PCG64):
         super().__init__(0)
         self._draws = draws
 
-    # NumPy's stub has a TypedDict of its own.
-    @property  # type: ignore[override]
-    def state(self) -> dict[str, Any]:
+    @property
+    def state(self) -> Any:
         """A state as PCG64 has it, in which stands how often the generator was called."""
         numbers = {"state": self._draws.num_calls, "inc": 1}
         return {"bit_generator": "PCG64", "state": numbers, "has_uint32": 0, "uinteger": 0}
 
     @state.setter
-    def state(self, value: dict[str, Any]) -> None:
+    def state(self, value: Any) -> None:
         numbers = value.get("state")
         check_position(self._draws, numbers.get("state") if isinstance(numbers, dict) else None)
 

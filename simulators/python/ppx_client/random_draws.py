@@ -276,6 +276,8 @@ def _floats(params: tuple[Any, ...]) -> list[float] | None:
     """Parameters that are all numbers, None if one is an array."""
     numbers = []
     for param in params:
+        if type(param) is np.ndarray:
+            return None
         if type(param) is not float:
             if not isinstance(param, float | int | np.number):
                 return None

@@ -295,7 +295,9 @@ class ScriptedTrace:
         rows.value.frombytes(values[:size].tobytes())
         rows.z.frombytes(z[:size].tobytes())
         rows.flags.extend(bytes((flags | FORCED,)) * len(chosen) + bytes((flags,)) * (size - len(chosen)))
-        return to_python(distribution, values.reshape(distribution.shape))
+        values = values.reshape(distribution.shape)
+        # Whole numbers, whoever has chosen them.
+        return values.astype(np.int64) if distribution.discrete else values
 
     def _append(
         self, site: Site, instance: int, params: list[int], chosen: list[tuple[float, float]], flags: int

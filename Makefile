@@ -27,7 +27,7 @@ endef
 help:
 	@echo "make demo      the main job: train on a tau decay simulator, infer one event, write figures to results/demo"
 	@echo "make test      the quick tests (under 10 minutes on 2 cores)"
-	@echo "make test-all  all tests"
+	@echo "make test-all  all tests; those of properties try examples of their own in every run"
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make bench     speed against pyprob driving the same simulator"
 	@echo "make format    ruff format, clang-format where there is one"
@@ -40,7 +40,7 @@ test: venv cpp languages
 
 test-all: venv cpp languages
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]' || echo "atheris cannot be installed: the coverage-guided fuzzing is left out"
-	$(BIN)/python -m pytest $(ON_ALL_CORES)
+	PPX_EXPLORE=1 $(BIN)/python -m pytest $(ON_ALL_CORES)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -7,11 +7,14 @@ controller counts. Traces and scripts hold small integers; an `AddressTable` say
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+_MOST_ELEMENTS = (1 << 63) - 1
 
 
 class Address(NamedTuple):
@@ -87,7 +90,21 @@ class AddressTable:
 
     @classmethod
     def from_json(cls, entries: list[list[Any]]) -> AddressTable:
-        """The inverse of `to_json`."""
-        return cls(
-            [Address(str(a), str(n), str(f), tuple(int(s) for s in shape)) for a, n, f, shape in entries]
-        )
+        """The inverse of `to_json`.
+
+        Raises:
+            TypeError, ValueError: The entries are not what `to_json` returns.
+        """
+        addresses = [Address(a, n, f, tuple(shape)) for a, n, f, shape in entries]
+        for *texts, shape in addresses:
+            if not all(type(text) is str for text in texts):
+                raise TypeError(f"an address, its name and its family are texts, not {texts}")
+            if (
+                not all(type(side) is int and side >= 0 for side in shape)
+                or math.prod(shape) > _MOST_ELEMENTS
+            ):
+                raise ValueError(f"{shape} is no shape")
+        table = cls(addresses)
+        if len(table) < len(addresses):
+            raise ValueError("an address is there twice")
+        return table

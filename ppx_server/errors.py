@@ -1,11 +1,14 @@
 """Every error this project raises on purpose, under one root, `PPXError`.
 
-A message says what happened, where (address, family, shapes, endpoint) and what to do about it.
+A message says what happened, where (address, family, shapes, endpoint) and what to do about it. What it quotes of a
+peer is text (see `ppx_server.text`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from ppx_server.text import paragraph
 
 if TYPE_CHECKING:
     from ppx_server.trace import TraceBatch
@@ -21,6 +24,9 @@ class PPXError(Exception):
 
     completed: TraceBatch | None = None
     partial: Any = None
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(paragraph(a) if isinstance(a, str) else a for a in args))
 
 
 class LocalProtocolError(PPXError):
@@ -45,6 +51,10 @@ class ObservationError(PPXError, ValueError):
 
 class AddressError(PPXError, LookupError):
     """A name or address that no trace visits, or an ambiguous one."""
+
+
+class RuledOutError(PPXError, ValueError):
+    """The observations rule out every trace, so that there is no posterior to take something from."""
 
 
 class StoreError(PPXError):

@@ -91,6 +91,11 @@ class ObservationSet(Mapping[ObservationKey, Tensor | None]):
             return observations
         return cls(observations, partial)
 
+    @property
+    def partial(self) -> tuple[str, ...]:
+        """Names of which not all visits are given."""
+        return tuple(sorted(self._partial))
+
     def is_complete(self, name: str) -> bool:
         """Whether the visits of a name are given that there are, no more and no fewer."""
         return name in self.names and name not in self._partial and (name, EVERY_VISIT) not in self._values

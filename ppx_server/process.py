@@ -14,6 +14,7 @@ from ppx_server.errors import SimulatorStartError
 from ppx_server.folder import ProcessFolder
 from ppx_server.guard import guard
 from ppx_server.notices import Notices
+from ppx_server.text import plain
 
 _KEPT_OUTPUT = 16_384  # bytes of a simulator's latest output that an error message may quote
 _QUOTED_LINES = 12
@@ -98,7 +99,7 @@ class SimulatorProcess:
     def quote_output(self) -> str:
         """The last lines the process printed, indented, or nothing; but for the line that says where it serves."""
         self._reader.join(0.2 if self._process.poll() is not None else 0.0)
-        printed = bytes(self._output).decode(errors="replace").strip().splitlines()
+        printed = plain(bytes(self._output).decode(errors="replace").strip(), lines=True).splitlines()
         lines = [line for line in printed if not line.endswith(f"serving PPX at {self.address}")][
             -_QUOTED_LINES:
         ]

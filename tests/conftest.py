@@ -1,12 +1,18 @@
-"""An in-process simulator for tests of engines: the controller's own script player, without process and messages."""
+"""An in-process simulator for tests of engines: the controller's own script player, without process and messages.
+
+Tests of properties try the same examples in every run. `make test-all` sets PPX_EXPLORE: then they try new ones, and a
+failure comes with the line `@reproduce_failure(...)` that repeats it.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from ppx_server.address import AddressTable
 from ppx_server.completeness import Completeness
@@ -18,6 +24,10 @@ from ppx_server.recording import Recording, assemble
 from ppx_server.script import Ask, Guide, ScriptBatch
 from ppx_server.session import Session
 from ppx_server.trace import TraceBatch
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("exploring", print_blob=True)
+settings.load_profile("exploring" if os.environ.get("PPX_EXPLORE") else "same")
 
 
 class Ppx:

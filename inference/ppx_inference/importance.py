@@ -17,13 +17,13 @@ from ppx_inference.diagnostics import is_weight, refuse_undefined
 from ppx_inference.keeping import ALL, Keeper, Kept
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
-from ppx_inference.provenance import Provenance, first_failures
-from ppx_inference.ruled_out import explain, nearest_miss, observe_something_else
+from ppx_inference.provenance import Provenance, first_failures, given_values
+from ppx_inference.ruled_out import explain, nearest_miss, observe_other_shapes, observe_something_else
 from ppx_server.address import AddressTable
 from ppx_server.collecting import Collection
-from ppx_server.completeness import Mismatch
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
+from ppx_server.interrupts import finishing
 from ppx_server.observations import Observations, ObservationSet, Partial
 from ppx_server.script import Guide, Otherwise, ScriptBatch
 from ppx_server.trace import Floats, TraceBatch
@@ -171,6 +171,8 @@ def independent_traces(
                 seed=seed,
                 model_name=simulator.model_name,
                 observations=observed_names(observations),
+                given=given_values(observations),
+                partial=observations.partial,
                 num_executions=len(traces),
                 num_failed=int(np.count_nonzero(traces.status)),
                 failures=first_failures(traces.failures),
@@ -199,9 +201,11 @@ def independent_traces(
             interrupted = True
         except PPXError as error:
             _keep_finished(error, collected)
-            error.partial = posterior(interrupted=True) if len(collected) else None
+            with finishing("putting the finished traces together"):
+                error.partial = posterior(interrupted=True) if len(collected) else None
             raise
-        done = posterior(interrupted=interrupted)
+        with finishing("putting the finished traces together"):
+            done = posterior(interrupted=interrupted)
     done.warn_if_doubtful()
     return done
 
@@ -230,7 +234,7 @@ def _chunks(
 
 def _refuse_other_shapes(traces: TraceBatch) -> None:
     """Ends a run none of whose traces observes the shapes that were given: so it will be in all that follow."""
-    if observe_something_else(traces, Mismatch.SHAPE):
+    if observe_other_shapes(traces):
         raise ObservationError(explain(traces))
 
 

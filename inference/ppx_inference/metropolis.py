@@ -58,9 +58,8 @@ from numpy.typing import NDArray
 
 from ppx_inference import ruled_out
 from ppx_inference.diagnostics import refuse_undefined
-from ppx_inference.ruled_out import observe_something_else
+from ppx_inference.ruled_out import observe_other_shapes
 from ppx_server.address import AddressTable
-from ppx_server.completeness import Mismatch
 from ppx_server.distributions import FAMILIES, Kind
 from ppx_server.errors import ObservationError
 from ppx_server.executor import Executes
@@ -234,7 +233,7 @@ def init(
         if len(possible):
             found.append(compact(traces.select(possible)))
             num_found += len(possible)
-        if num_found >= num_chains or (not num_found and observe_something_else(traces, Mismatch.SHAPE)):
+        if num_found >= num_chains or (not num_found and observe_other_shapes(traces)):
             break
     if not num_found:
         parts = (ruled_out.explain(traces), ruled_out.nearest_miss(simulator, traces, given))

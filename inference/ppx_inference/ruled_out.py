@@ -152,19 +152,25 @@ def is_ruled_out(traces: TraceBatch) -> Bools:
     return np.asarray(np.isneginf(traces.log_likelihood) & (traces.status == Status.OK))
 
 
-def observe_something_else(traces: TraceBatch, *kinds: Mismatch) -> bool:
-    """Whether every trace that did not fail, of which there is one, observes something else than was given.
+def observe_something_else(traces: TraceBatch) -> bool:
+    """Whether every trace that did not fail, of which there is one, observes something else than was given."""
+    return 0 < _num_finished(traces) == _num_of(traces, *Mismatch)
 
-    Args:
-        traces: K traces.
-        kinds: What counts; by default everything: other visits, and other shapes.
-    """
-    rows = mismatches(traces)
-    addresses, table = traces.addresses, traces.observations
-    if kinds:
-        rows = rows[[Mismatch.of(addresses[i]) in kinds for i in table.address_id[rows].tolist()]]
+
+def observe_other_shapes(traces: TraceBatch) -> bool:
+    """Whether that is so, and for want of the shape that was given; then no other trace will observe it."""
+    return observe_something_else(traces) and 2 * _num_of(traces, Mismatch.SHAPE) > _num_finished(traces)
+
+
+def _num_of(traces: TraceBatch, *kinds: Mismatch) -> int:
+    """How many traces that did not fail observe something else in one of these ways."""
+    table, rows = traces.observations, mismatches(traces)
+    ids = np.unique(table.address_id[rows])
+    rows = rows[
+        np.isin(table.address_id[rows], [i for i in ids if Mismatch.of(traces.addresses[i]) in kinds])
+    ]
     trace = np.unique(np.searchsorted(table.offsets, rows, side="right") - 1)
-    return 0 < _num_finished(traces) == int(np.count_nonzero(traces.status[trace] == Status.OK))
+    return int(np.count_nonzero(traces.status[trace] == Status.OK))
 
 
 def _num_finished(traces: TraceBatch) -> int:

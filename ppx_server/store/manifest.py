@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
+from ppx_server.store.buffer import SHARD_TRACES
 
 FORMAT = "ppx-trace-store"
 VERSION = 2
@@ -19,6 +22,10 @@ VERSION = 2
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 PARTIAL = ".partial"
+_OURS = re.compile(r"manifest\.json|(shard|tail)-[\d-]+\.arrow|failures\.jsonl")
+_TYPES = {"model_name": str, "fingerprint": str, "run": bool, "metadata": dict, "extra": list, "shards": list}
+_MOST = (1 << 63) - 1
+"""The largest number in a shard's entry; trace indices fit into 64 bits."""
 
 
 class Shard(NamedTuple):
@@ -48,9 +55,22 @@ class Shard(NamedTuple):
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """The entry of a manifest; keys of later versions are passed over."""
-        numbers = (int(entry[name]) for name in cls._fields[2:])
-        return cls(str(entry["file"]), bool(entry["complete"]), *numbers)
+        """The entry of a manifest; keys of later versions are passed over.
+
+        Raises:
+            ValueError: It says something that no writer says.
+        """
+        shard = cls(*(entry[name] for name in cls._fields))
+        if type(shard.file) is not str or type(shard.complete) is not bool:
+            raise ValueError(f"a shard is called {shard.file!r}, complete {shard.complete!r}")
+        for name, number in zip(cls._fields[2:], shard[2:], strict=True):
+            if type(number) is not int or not 0 <= number <= _MOST:
+                raise ValueError(f"{name} of {shard.file} is {number!r}")
+        if not 0 < shard.num_traces <= SHARD_TRACES or shard.num_failed > shard.num_traces:
+            raise ValueError(
+                f"{shard.file} has {shard.num_traces} traces, of which {shard.num_failed} failed"
+            )
+        return shard
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -76,12 +96,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if manifest.pop("crc32", None) != manifest_checksum(manifest):
         raise StoreError(f"{path} is damaged (its checksum does not match); restore it from a copy")
     try:
-        AddressTable.from_json(manifest["addresses"])
-        _ = [manifest[key] for key in ("model_name", "fingerprint", "seed", "run", "metadata", "extra")]
-        shards = [Shard.from_json(entry) for entry in manifest["shards"]]
+        shards = _checked(manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
-            f"{path} lacks what a manifest must say ({error!r}); restore it from a copy"
+            f"{path} does not say what a manifest must say ({error!r}); restore it from a copy"
         ) from error
     for shard in shards:
         if Path(shard.file).name != shard.file:
@@ -89,6 +107,37 @@ def read_manifest(directory: Path) -> dict[str, Any]:
                 f"{path} names a shard outside the store, {shard.file!r}; do not trust this file"
             )
     return manifest
+
+
+def _checked(manifest: Mapping[str, Any]) -> list[Shard]:
+    """The shards, if everything has the type and range that a writer gives it: the numbers say what to allocate.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: Something has not.
+    """
+    AddressTable.from_json(manifest["addresses"])
+    for key, kind in _TYPES.items():
+        if type(manifest[key]) is not kind:
+            raise TypeError(f"{key} is {manifest[key]!r}")
+    if any(type(name) is not str for name in manifest["extra"]):
+        raise TypeError(f"extra is {manifest['extra']!r}")
+    total = manifest.get("total")
+    if total is not None and (type(total) is not int or not 0 <= total <= _MOST):
+        raise ValueError(f"total is {total!r}")
+    seed = manifest["seed"]
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 64):
+        raise ValueError(f"seed is {seed!r}")
+    shards = [Shard.from_json(entry) for entry in manifest["shards"]]
+    if len({shard.file for shard in shards}) < len(shards):
+        raise ValueError("a file is two shards")
+    for shard, first in zip(shards, accumulate((s.num_traces for s in shards), initial=0), strict=False):
+        if shard.first != first or shard.min_index > shard.max_index:
+            raise ValueError(
+                f"{shard.file} begins at {shard.first}, not at {first}, or its indices are no range"
+            )
+    if not all(shard.complete for shard in shards[:-1]):
+        raise ValueError("a shard before the last one is not complete")
+    return shards
 
 
 def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,21 +223,67 @@ def _sync(path: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Makes the directory of a new store.
+    """Makes the directory of a new store, if there is not one that is `vacant`.
 
     Raises:
         StoreError: There is something in it, or it cannot be made.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        taken = any(p.name != LOCK and not p.name.endswith(PARTIAL) for p in directory.iterdir())
     except OSError as error:
         raise StoreError(f"cannot make a trace store at {directory}: {error}; choose another path") from error
-    if taken:
+    if not vacant(directory):
         raise StoreError(
-            f"cannot make a trace store at {directory}: the directory is not empty; "
+            f"cannot make a trace store at {directory}: the directory is not empty, or being written to; "
             "choose another path, or append with TraceStore.open(path, mode='append')"
         )
+
+
+def vacant(directory: Path) -> bool:
+    """Whether a new store may be made at a path: nothing is there, or what a killed writer left of a whole one."""
+    if not directory.exists():
+        return True
+    if not directory.is_dir():
+        return False
+    names = {path.name for path in directory.iterdir()}
+    others = {name for name in names if name != LOCK and not name.endswith(PARTIAL)}
+    if not others:
+        return True
+    return missing(directory) > 0 and all(map(_OURS.fullmatch, others)) and not being_written(directory)
+
+
+def missing(directory: Path) -> int:
+    """How many traces a store lacks of those that it was made to hold; 0 where it is whole, open-ended or none."""
+    try:
+        manifest = read_manifest(directory)
+    except StoreError:
+        return 0
+    return lacking(manifest)
+
+
+def being_written(directory: Path) -> bool:
+    """Whether a process appends to a store."""
+    try:
+        with (directory / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def lacking(manifest: Mapping[str, Any]) -> int:
+    """See `missing`."""
+    total: int = manifest.get("total") or 0
+    return max(total - sum(int(entry["num_traces"]) for entry in manifest["shards"]), 0)
+
+
+def clear(directory: Path) -> None:
+    """Removes all files of a store, the lock excepted; only for the holder of the lock."""
+    for path in directory.iterdir():
+        if _OURS.fullmatch(path.name) or path.name.endswith(PARTIAL):
+            path.unlink(missing_ok=True)
 
 
 def acquire(directory: Path) -> IO[str]:

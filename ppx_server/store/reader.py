@@ -13,7 +13,7 @@ from ppx_server.errors import StoreError
 from ppx_server.store.canonical import compact
 from ppx_server.store.manifest import Shard, check_intact
 from ppx_server.store.shard import Mapped, from_record_batch, read_record_batch, widened
-from ppx_server.trace import Floats, Ids, Ints, LoopTable, Params, TensorTable, TraceBatch
+from ppx_server.trace import Floats, Ids, Ints, LoopTable, Params, Status, TensorTable, TraceBatch
 
 _MAX_MAPPED = 64
 """Shards that are mapped at the same time; each keeps a file open."""
@@ -46,9 +46,9 @@ class ShardReader:
         try:
             if shard.file not in self._intact:
                 check_intact(path, shard)
-            mapped = from_record_batch(read_record_batch(path), self._addresses, seed)
-            if len(mapped.traces) != shard.num_traces:
-                raise StoreError("it holds something else than the manifest says")
+            record = read_record_batch(path)
+            mapped = from_record_batch(record, self._addresses, seed, num_traces=shard.num_traces)
+            _compare(mapped.traces, shard)
         except (StoreError, OSError) as error:
             raise StoreError(
                 f"cannot read {path} (traces {shard.first} to {shard.first + shard.num_traces - 1}): {error}; "
@@ -77,6 +77,16 @@ class ShardReader:
             rows = positions[order][numbers[order] == number] - shards[number].first
             parts.append(widened(compact(self.load(shards[number], seed).traces.select(rows))))
         return TraceBatch.concatenate(parts).select(np.argsort(order, kind="stable"))
+
+
+def _compare(traces: TraceBatch, shard: Shard) -> None:
+    """Raises StoreError if traces are not those that the manifest tells of."""
+    found = (int((traces.status == Status.FAILED).sum()), int(traces.index.min()), int(traces.index.max()))
+    if found != (shard.num_failed, shard.min_index, shard.max_index):
+        raise StoreError(
+            f"it holds something else than the manifest says: {found[0]} failed traces, "
+            f"indices {found[1]} to {found[2]}"
+        )
 
 
 def no_traces(addresses: AddressTable, seed: int) -> TraceBatch:

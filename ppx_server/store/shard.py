@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
+from ppx_server.text import paragraph
 from ppx_server.trace import Floats, Ints, LoopTable, Params, TensorTable, TraceBatch, positions
 
 _KEY = b"ppx"
@@ -45,6 +46,7 @@ _DRAWS: dict[str, type[np.generic]] = {
 _TENSORS: dict[str, type[np.generic]] = {"address_id": np.int32, "instance": np.int32, "log_prob": np.float64}
 _LOOPS: dict[str, type[np.generic]] = {"address_id": np.int32, "begin": np.int32, "end": np.int32}
 _MAX_OFFSET = np.iinfo(np.int32).max
+_MAX_INDEX = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,26 +109,38 @@ def to_record_batch(batch: TraceBatch, extra: Mapping[str, Floats]) -> pa.Record
     return packer.record_batch()
 
 
-def from_record_batch(record: pa.RecordBatch, addresses: AddressTable, seed: int) -> Mapped:
+def from_record_batch(
+    record: pa.RecordBatch, addresses: AddressTable, seed: int, *, num_traces: int
+) -> Mapped:
     """The inverse of `to_record_batch`: views of the record batch's memory, read-only.
+
+    Nothing is allocated by a number that the file merely states: lengths are those of columns that are there.
+
+    Args:
+        record: Of a file.
+        addresses: The store's table.
+        seed: Of the traces.
+        num_traces: How many it must hold.
 
     Raises:
         StoreError: The record batch is not one of ours, or inconsistent in itself.
     """
     try:
         record.validate(full=True)
-        unpacker = _Unpacker(record)
+        unpacker = _Unpacker(record, num_traces)
         mapped = Mapped(unpacker.traces(addresses, seed), unpacker.extra())
-    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
+        _check_addresses(mapped.traces)
+    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StoreError(f"it is no shard of traces: {error!r}") from error
-    for table in (
-        mapped.traces,
-        *(getattr(mapped.traces, n) for n in ("observations", "tags", "results", "loops")),
-    ):
-        ids = table.address_id
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(addresses):
-            raise StoreError(f"it refers to addresses beyond the {len(addresses)} of the store")
     return mapped
+
+
+def _check_addresses(traces: TraceBatch) -> None:
+    """Raises ValueError if a row refers to no address."""
+    for table in (traces, traces.observations, traces.tags, traces.results, traces.loops):
+        ids = table.address_id
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(traces.addresses):
+            raise ValueError(f"it refers to addresses beyond the {len(traces.addresses)} of the store")
 
 
 def write_record_batch(record: pa.RecordBatch, path: Path) -> None:
@@ -216,16 +230,21 @@ class _Packer:
 class _Unpacker:
     """Reads what `_Packer` wrote; whatever error it meets, the record batch is none of ours."""
 
-    def __init__(self, record: pa.RecordBatch) -> None:
+    def __init__(self, record: pa.RecordBatch, num_traces: int) -> None:
         about = json.loads(record.schema.metadata[_KEY])
         self._record = record
         self._names = frozenset(record.schema.names)
         self._first_index: int | None = about.get("first_index")
         self._constants: dict[str, int | float] = about["constants"]
         self._copies: dict[str, str] = about["copies"]
-        self._num_traces = int(about["num_traces"])
-        if self._names and record.num_rows != self._num_traces:
-            raise ValueError(f"{record.num_rows} rows for {self._num_traces} traces")
+        self._num_traces = num_traces
+        if type(about["num_traces"]) is not int or about["num_traces"] != num_traces:
+            raise ValueError(f"it holds {about['num_traces']!r} traces instead of {num_traces}")
+        if self._names and record.num_rows != num_traces:
+            raise ValueError(f"{record.num_rows} rows for {num_traces} traces")
+        for name, number in self._constants.items():
+            if type(number) not in (int, float):
+                raise ValueError(f"{name} is {number!r} in every row")
 
     def traces(self, addresses: AddressTable, seed: int) -> TraceBatch:
         index = self._index()
@@ -261,13 +280,15 @@ class _Unpacker:
         return {name.removeprefix("extra."): self._number(name, np.float64) for name in names}
 
     def _index(self) -> Ints:
-        if self._first_index is not None:
-            return self._first_index + np.arange(self._num_traces)
-        return _numpy(self._record.column("index"))
+        if self._first_index is None:
+            return _numpy(self._record.column("index"), np.int64)
+        if type(self._first_index) is not int or not 0 <= self._first_index <= _MAX_INDEX - self._num_traces:
+            raise ValueError(f"its first index is {self._first_index!r}")
+        return self._first_index + np.arange(self._num_traces)
 
     def _number(self, name: str, kind: type[np.generic]) -> NDArray[Any]:
         if name in self._names:
-            return _numpy(self._record.column(name))
+            return _numpy(self._record.column(name), kind)
         return _constant_column(self._constants.get(name, 0), kind, self._num_traces)
 
     def _failures(self, index: Ints) -> dict[int, str]:
@@ -275,7 +296,7 @@ class _Unpacker:
             return {}
         texts = self._record.column("failure")
         return {
-            int(index[k]): texts[int(k)].as_py()
+            int(index[k]): paragraph(texts[int(k)].as_py())
             for k in np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
         }
 
@@ -291,9 +312,10 @@ class _Unpacker:
     ) -> NDArray[Any]:
         if rows is None:
             return np.empty(0, kind)
-        if (constant := self._constants.get(f"{name}.{field}")) is not None:
+        constant = self._constants.get(f"{name}.{field}")
+        if constant is not None and field != "address_id":  # the column that says how many rows there are
             return _constant_column(constant, kind, size)
-        return _numpy(rows.field(field))
+        return _numpy(rows.field(field), kind)
 
     def _has(self, rows: pa.StructArray, name: str, field: str) -> bool:
         return f"{name}.{field}" in self._constants or rows.type.get_field_index(field) >= 0
@@ -303,7 +325,7 @@ class _Unpacker:
             return np.empty(0, np.int32), Params(np.empty(0), np.zeros(1, np.int64))
         params = draws.field("params")
         offsets, data = _segments(params.dictionary)
-        return _numpy(params.indices), Params(_numpy(data), offsets)
+        return _numpy(params.indices, np.int32), Params(_numpy(data, np.float64), offsets)
 
     def _tensors(self, name: str) -> TensorTable:
         offsets, size, rows = self._rows(name)
@@ -311,7 +333,7 @@ class _Unpacker:
         data_offsets, data = np.zeros(size + 1, np.int64), np.empty(0)
         if rows is not None and rows.type.get_field_index("data") >= 0:
             data_offsets, values = _segments(rows.field("data"))
-            data = _numpy(values)
+            data = _numpy(values, np.float64)
         return TensorTable(offsets=offsets, data=data, data_offsets=data_offsets, **columns)
 
     def _loops(self) -> LoopTable:
@@ -352,6 +374,8 @@ def _same_bits(first: NDArray[Any], second: NDArray[Any]) -> bool:
 
 
 def _constant_column(value: float, kind: type[np.generic], size: int) -> NDArray[Any]:
+    if np.dtype(kind).kind != "f" and (type(value) is not int or value < 0):
+        raise ValueError(f"{value!r} is no number of something")
     return np.broadcast_to(np.array(value, kind), size)
 
 
@@ -369,13 +393,21 @@ def _segments(lists: pa.Array) -> tuple[Ints, pa.Array]:
     """The inverse of `_lists`."""
     if pa.types.is_fixed_size_list(lists.type):
         return np.arange(len(lists) + 1) * lists.type.list_size, lists.values
-    return _numpy(lists.offsets).astype(np.int64), lists.values
+    return _numpy(lists.offsets, np.int64).astype(np.int64), lists.values
 
 
-def _numpy(column: pa.Array) -> NDArray[Any]:
+def _numpy(column: pa.Array, kind: type[np.generic]) -> NDArray[Any]:
+    """A view of a column, which may be narrower than `kind`; whole numbers of ours are never negative."""
     if column.null_count:
         raise ValueError("a column has gaps")
+    wanted = np.dtype(kind)
     if len(column) == 0:
-        return np.empty(0, column.type.to_pandas_dtype())
+        return np.empty(0, wanted)
     values: NDArray[Any] = column.to_numpy(zero_copy_only=True)
+    if values.dtype.kind not in ("f" if wanted.kind == "f" else "iu"):
+        raise ValueError(f"a column of {wanted} holds {values.dtype}")
+    if values.dtype.kind == "i" and int(values.min()) < 0:
+        raise ValueError("a column holds a negative number")
+    if values.dtype.itemsize > wanted.itemsize and int(values.max()) > np.iinfo(wanted).max:
+        raise ValueError(f"a column of {wanted} holds {values.max()}")
     return values

@@ -228,11 +228,11 @@ class BatchController:
         self.known: list[WireAddress] = []
         self.greeting = self.greet()
 
-    def greet(self) -> protocol.HandshakeResult:
+    def greet(self, capabilities: Sequence[str] = CAPABILITIES) -> protocol.HandshakeResult:
         self.connection = Connection(Role.CONTROLLER)
         self.known.clear()
         self.told: list[WireAddress] = []
-        answer = self.exchange(protocol.Handshake("test", CAPABILITIES))
+        answer = self.exchange(protocol.Handshake("test", tuple(capabilities)))
         assert isinstance(answer, protocol.HandshakeResult)
         return answer
 
@@ -263,7 +263,10 @@ class BatchController:
         observations_id: int = 0,
         number: int = 1,
     ) -> RunBatch:
-        """A RunBatch. A script is a list of (address, visit, value, z); observations are sent if given."""
+        """A RunBatch. A script is a list of (address, visit, value, z); observations are sent if given.
+
+        An observation is a value, or a value and the marks of what is missing.
+        """
         rows = [row for script in scripts for row in script]
         new = [a for a in dict.fromkeys(row[0] for row in rows) if a not in self.told]
         first = len(self.told)
@@ -283,7 +286,10 @@ class BatchController:
             observations_id,
             None
             if observations is None
-            else tuple(Observation(name, visit, value) for (name, visit), value in observations.items()),
+            else tuple(
+                Observation(*key, *(value if isinstance(value, tuple) else (value,)))
+                for key, value in observations.items()
+            ),
         )
 
     def play(self, index: Sequence[int], scripts: Sequence[Script] = (), **options: Any) -> BatchResult:

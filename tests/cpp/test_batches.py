@@ -10,7 +10,7 @@ import pytest
 
 from ppx_server.distributions import family
 from ppx_server.philox import Stream, normals
-from ppx_server.protocol import BatchResult, FailureKind, WireAddress
+from ppx_server.protocol import CAPABILITIES, BatchResult, FailureKind, WireAddress
 
 NAN = float("nan")
 FAULT = WireAddress("fault", "fault", "Categorical", ())
@@ -264,7 +264,10 @@ def test_observations_are_given_by_address_and_override_the_code(controller: Any
         ),
     ],
 )
-def test_a_missing_observation_fails_the_trace(controller: Any, observations: Any, message: str) -> None:
+def test_what_is_not_given_fails_the_trace_for_a_controller_that_knows_no_missing(
+    controller: Any, observations: Any, message: str
+) -> None:
+    controller.greet([name for name in CAPABILITIES if name != "missing"])
     result = controller.play([1, 2], [script()] * 2, observations=observations, observations_id=9)
     assert result.status.tolist() == [1, 1]
     assert [(failure.trace, failure.kind) for failure in result.failures] == [
@@ -273,6 +276,53 @@ def test_a_missing_observation_fails_the_trace(controller: Any, observations: An
     ]
     assert message in result.failures[0].message
     assert len(rows(controller, result)) > 2  # what came before is kept
+
+
+def test_what_was_not_measured_is_drawn_and_does_not_count(controller: Any) -> None:
+    choices = [script((N, 0, 1.0))]
+    marks = np.array([0, 1, 0, 0], np.uint8)
+    nothing = np.empty(0), np.ones(1, np.uint8)
+    observations = {
+        ("y", 0): 0.5,  # its second visit is left out
+        ("coded", 0): nothing,
+        ("image", 0): (IMAGE, marks),
+        ("counts", -1): nothing,
+    }
+    result = controller.play([6], choices, observations=observations, observations_id=6)
+    assert result.status.tolist() == [0], result.failures
+    y, inner, coded, image, counts = tensors(controller, result.observations)
+    z = normals(1, [6], 8, stream=Stream.OBSERVATIONS)[0]
+    mean = tensors(controller, result.tags)[0].data[0]
+    array = np.array([row.value for row in by_address(rows(controller, result), ARRAY)])
+    np.testing.assert_allclose([*inner.data, *coded.data], mean + z[:2], rtol=1e-9)
+    expected = np.where(marks, array + z[2:6], IMAGE.ravel())
+    np.testing.assert_allclose(image.data, expected, rtol=1e-9)
+    np.testing.assert_allclose(counts.data, family("Poisson").from_z(z[6:8], (4.0,)))
+    assert [row.log_prob for row in (inner, coded, counts)] == [0.0] * 3
+    densities = family("Normal").log_prob(IMAGE.ravel(), (array, 1.0))
+    np.testing.assert_allclose(image.log_prob, densities[marks == 0].sum(), rtol=1e-9)
+    assert y.data == []
+
+
+def test_values_of_another_shape_are_drawn_for_the_controller_to_judge(controller: Any) -> None:
+    given = {**GIVEN, ("image", 0): np.zeros(4)}
+    result = controller.play([1], [script()], observations=given, observations_id=9)
+    image = tensors(controller, result.observations)[3]
+    assert (result.status.tolist(), len(image.data), image.log_prob) == ([0], 4, 0.0)
+
+
+def test_marks_that_do_not_fit_are_refused(controller: Any) -> None:
+    # No encoder would write it: the length of the marks is patched.
+    marked = controller.batch(
+        [1],
+        [script()],
+        observations={("image", 0): (IMAGE, np.array([1, 0, 0, 0], np.uint8))},
+        observations_id=2,
+    )
+    message = controller.connection.send(marked)
+    assert message.count(b"\x04\0\0\0\x01\0\0\0") == 1
+    controller.socket.send_multipart([b"", message.replace(b"\x04\0\0\0\x01\0\0\0", b"\x03\0\0\0\x01\0\0\0")])
+    assert "4 elements and 3 marks" in controller.receive().message
 
 
 def test_the_set_of_observations_is_sent_once(controller: Any, served: Any, connected: Any) -> None:

@@ -12,7 +12,27 @@ from ppx_server.distributions import family
 from ppx_server.philox import Stream, normals
 from ppx_server.protocol import BatchResult, WireAddress
 
-COORDINATES = (-39.0, -37.4, -12.0, -8.3, -4.2, -2.0, -0.7, -1e-3, 0.0, 0.3, 1.1, 3.9, 6.0, 9.5, 37.4, 50.0)
+COORDINATES = (
+    -39.0,
+    -37.4,
+    -24.0,
+    -12.0,
+    -8.3,
+    -8.0,
+    -4.2,
+    -2.0,
+    -0.7,
+    -1e-3,
+    0.0,
+    0.3,
+    1.1,
+    3.9,
+    6.0,
+    9.5,
+    24.0,
+    37.4,
+    50.0,
+)
 VALUES = (-1e300, -2.0, -1.0, 0.0, 1e-320, 1e-3, 0.25, 1.0, 2.0, 3.0, 5.0, 10.0, 45.005, 1e6, 1e300)
 COUNTS = (-3.0, 0.0, 1.0, 2.0, 5.0, 11.0, 1e5, 2.0**53)
 WHOLE = ("Poisson", "Bernoulli", "Binomial")

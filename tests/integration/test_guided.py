@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import ObservationError
 from ppx_server.executor import FailurePolicy
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import DrawFlag, Status
@@ -26,13 +24,15 @@ def test_models_that_raise_before_their_first_draw_are_reported() -> None:
     assert all("no table of cross sections" in reason for reason in traces.failures.values())
 
 
-def test_a_guided_trace_that_observes_something_else_is_an_error() -> None:
+def test_a_guided_trace_that_observes_more_has_weight_zero_only_if_it_was_given() -> None:
+    scripts = ScriptBatch.empty(0, range(64), Otherwise.ASK)
     with Simulator([sys.executable, str(MODELS), "rare_observe"], num_workers=2) as sim:
-        with pytest.raises(ObservationError, match="observes 'rare'") as caught:
-            sim.execute(ScriptBatch.empty(0, range(64), Otherwise.ASK), {"y": 0.0}, PriorGuide())
-        assert caught.value.completed is not None
-        assert (caught.value.completed.status == Status.OK).all()
-        assert len(sim.prior(5)) == 5
+        without = sim.execute(scripts, {"y": 0.0}, PriorGuide())
+        given = sim.execute(scripts, {"y": 0.0, "rare": 0.5}, PriorGuide())
+    rare = given.value[given.rows(sim.addresses.find("x"))] > 0.9
+    assert 0 < rare.sum() < 32
+    assert (without.log_weight > -np.inf).all()
+    np.testing.assert_array_equal(given.log_weight > -np.inf, rare)
 
 
 def test_choices_are_forced_as_far_as_the_own_script_was_followed_and_guided_after_that() -> None:

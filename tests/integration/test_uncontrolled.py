@@ -1,4 +1,4 @@
-"""What is left to the prior leaves no rows, and changes nothing else: whoever makes the traces, and in whichever way."""
+"""What is left to the prior leaves no rows, and changes nothing else, whoever makes traces and in whichever way."""
 
 from __future__ import annotations
 

@@ -266,10 +266,10 @@ class BatchController:
         self.start(event)
         return self.receive()
 
-    def handshake(self) -> HandshakeResult:
-        """Shakes hands."""
+    def handshake(self, *more: str) -> HandshakeResult:
+        """Shakes hands; `more` are capabilities that most tests do without."""
         self.addresses = []
-        result = self.ask(Handshake("test", CONTROLLER))
+        result = self.ask(Handshake("test", (*CONTROLLER, *more)))
         assert isinstance(result, HandshakeResult)
         return result
 

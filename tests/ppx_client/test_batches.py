@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 import ppx_client as ppx
 from ppx_server.distributions import FAMILIES
 from ppx_server.philox import Stream, normals
-from ppx_server.protocol import Error, Observation, RunBatch, WireAddress
+from ppx_server.protocol import Error, Observation, RunBatch, WireAddress, encode
 from ppx_server.protocol.events import FailureKind
 
 Serve = Callable[..., Any]
@@ -378,6 +378,48 @@ def test_observations_that_are_missing_or_of_another_shape(
     assert result.status.tolist() == [FAILED]
     assert result.failures[0][:2] == (0, FailureKind.OBSERVATION)
     assert words in result.failures[0].message
+
+
+def test_what_was_not_measured_is_drawn_and_does_not_count(serve: Serve) -> None:
+    controller = serve(OBSERVING).connect_for_batches()
+    controller.handshake("missing")
+    nothing = np.empty(0), np.ones(1, np.uint8)
+    rows = [
+        Observation("y", 0, 2.0),  # the second visit is left out
+        Observation("k", 0, *nothing),
+        Observation("image", 0, np.array([[7.0, 0.0]]), np.array([0, 1], np.uint8)),
+        Observation("many", -1, *nothing),
+    ]
+    result = controller.ask(script(1, observations_id=3, observations=tuple(rows)))
+    assert result.status.tolist() == [COMPLETE], result.failures
+    z = normals(11, [100], 7, stream=Stream.OBSERVATIONS)[0]
+    k = FAMILIES["Poisson"].from_z(z[1], (2.0,))
+    observed = result.observations
+    np.testing.assert_allclose(observed.data, [1.0 + z[0], k, 7.0, 2.0 * z[3], *z[4:7]], rtol=1e-9)
+    assert observed.data_offsets.tolist() == [0, 0, 1, 2, 4, 7]
+    np.testing.assert_allclose(observed.log_prob, [normal(2.0), 0.0, 0.0, normal(7.0), 0.0], rtol=1e-9)
+    assert result.results.data.tolist() == observed.data[1:].tolist()  # the model went on with these
+
+
+def test_values_of_another_shape_are_drawn_for_a_controller_that_judges(serve: Serve) -> None:
+    controller = serve(OBSERVING).connect_for_batches()
+    controller.handshake("missing")
+    result = controller.ask(script(1, **given({("y", 0): np.ones(2), ("k", 0): 4.0})))
+    assert result.status.tolist() == [COMPLETE]
+    assert result.observations.log_prob[0] == 0.0
+    assert np.diff(result.observations.data_offsets).tolist() == [1, 1, 0, 2, 0]
+
+
+def test_marks_that_do_not_fit_are_refused(serve: Serve) -> None:
+    controller = serve(OBSERVING).connect_for_batches()
+    controller.handshake("missing")
+    marked = Observation("image", 0, np.array([[7.0, 0.0, 1.0, 2.0]]), np.array([1, 0, 0, 0], np.uint8))
+    message = encode(script(1, observations_id=3, observations=(marked,)))
+    four, three = b"\x04\0\0\0\x01\0\0\0", b"\x03\0\0\0\x01\0\0\0"
+    assert message.count(four) == 1
+    answer = controller.ask(message.replace(four, three))
+    assert isinstance(answer, Error)
+    assert "3 marks of missing elements" in answer.message
 
 
 def test_densities_that_are_no_numbers(serve: Serve) -> None:

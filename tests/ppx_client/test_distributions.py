@@ -91,3 +91,5 @@ def test_bad_arguments(call: Callable[[], Any], words: str) -> None:
 def test_empty_arrays_draw_nothing() -> None:
     assert ppx.sample(ppx.Normal(np.zeros(0), 1.0)).shape == (0,)
     assert ppx.sample(ppx.Categorical(np.zeros((0, 3)))).shape == (0,)
+    assert ppx.sample(ppx.Poisson(np.zeros(0))).shape == (0,)
+    assert ppx.sample(ppx.Binomial(np.zeros((2, 0)), 0.5)).shape == (2, 0)

@@ -26,15 +26,27 @@ FAMILIES = [
 ERRORS = [
     "CapabilityError",
     "DistributionError",
+    "ModelWarning",
     "PPXError",
     "ServeError",
     "TensorError",
+    "TraceEnded",
     "UncontrolledError",
 ]
 
 
 def test_public_names() -> None:
-    statements = ["observe", "patched", "rejection", "sample", "scope", "seed", "serve", "tag"]
+    statements = [
+        "observe",
+        "patched",
+        "rejection",
+        "sample",
+        "scope",
+        "seed",
+        "serve",
+        "tag",
+        "uncontrolled",
+    ]
     others = ["Distribution", "__version__"]
     assert sorted(ppx.__all__) == sorted([*FAMILIES, *ERRORS, *statements, *others])
     assert all(getattr(ppx, name).__doc__ for name in ppx.__all__)

@@ -384,9 +384,7 @@ def test_a_state_is_kept_and_set_back() -> None:
     assert start["bit_generator"] == np.random.default_rng(1).bit_generator.state["bit_generator"]
     rng.normal()
     assert rng.bit_generator.state != start
-    with pytest.warns(
-        ppx.errors.ModelWarning, match="ppx: the state of a random number generator is set back"
-    ):
+    with pytest.warns(ppx.ModelWarning, match="ppx: the state of a random number generator is set back"):
         rng.bit_generator.state = start
     rng.bit_generator.state = start  # told once
 

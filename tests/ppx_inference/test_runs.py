@@ -102,6 +102,7 @@ def test_arguments_out_of_range_are_refused(engine, arguments, message, in_proce
         engine(in_process(gaussian), {"y": 0.0}, **arguments)
 
 
+@pytest.mark.filterwarnings("ignore::ppx_inference.TrustWarning")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_numbers_of_numpy_are_whole_numbers(engine, in_process):
     found = engine(in_process(gaussian), {"y": 0.0}, num_traces=np.int64(200), seed=np.uint64(2**64 - 1))
@@ -124,7 +125,7 @@ def test_a_path_is_no_proposal_and_a_text_no_list_of_names(in_process):
 
 
 def test_a_posterior_is_read_by_name(in_process):
-    found = importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=100)
+    found = importance_sampling(in_process(gaussian), {"y": 0.0}, num_traces=200)
     for key in (0, slice(2), ("mu",), (0, "mu"), None):
         with pytest.raises(AddressError, match=r"read by the name of a draw or tag, posterior\['mu'\]"):
             found[key]

@@ -308,6 +308,56 @@ def test_scalar_path_is_the_vector_path(name: str, params: tuple) -> None:
         np.testing.assert_array_equal(scalar, vector)
 
 
+WEIGHTS = [
+    (0.0, 1e-200),  # a product with Phi(-24) vanishes
+    (0.0, 5e-324),
+    (5e-324, 0.0),
+    (0.0, 5e-324, 0.0),
+    (0.0, 1e-308, 1e-308, 0.0),
+    (1e308, 5e-324, 0.0),
+    (0.0, 1e-320, 1e300),
+    (1e6, 0.0, 1e-300, 0.0, 1e300),
+    (0.1, 0.2, 0.3, 0.0, 0.4),
+    (5e-324,) * 5,
+    (1.0,),
+]
+WHOLE_RANGE = np.concatenate([np.linspace(-40.0, 40.0, 321), [-37.5, -1e-9, 1e-9, 37.5]])
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_no_impossible_category_over_the_whole_range(weights: tuple[float, ...]) -> None:
+    f = family("Categorical")
+    vector = f.from_z(WHOLE_RANGE, (weights,))
+    np.testing.assert_array_equal([f.from_z_scalar(float(z), weights) for z in WHOLE_RANGE], vector)
+    assert (np.array(weights)[vector.astype(int)] > 0.0).all()
+
+
+EXTREME = (5e-324, 1e-310, 1e-300, 1e-10, 1e-3, 0.3, 1.0, 50.0, 1e10, 1e300, 1.7e308)
+EXTREMES = [
+    *(("Normal", (mean, scale)) for mean in (0.0, 1e300) for scale in EXTREME),
+    *(("LogNormal", (loc, scale)) for loc in (0.0, -700.0, 1e300) for scale in EXTREME),
+    *(("Uniform", bounds) for bounds in ((0.0, 5e-324), (0.0, 1e300), (-8e307, 8e307), (1.0, 1.0 + 2**-52))),
+    *((name, (value,)) for name in ("Exponential",) for value in EXTREME),
+    *((name, (a, b)) for name in ("Gamma", "Weibull") for a in EXTREME for b in EXTREME),
+    *(("Beta", (a, b)) for a in EXTREME[:-1] for b in EXTREME[:-1]),
+    *(("Poisson", (rate,)) for rate in (0.0, 5e-324, 1e-300, 0.3, 31.9, 32.1, 1e10)),
+    *(("Binomial", (n, p)) for n in (0.0, 1.0, 5.0, 33.0, 1e9) for p in (0.0, 5e-324, 1e-17, 0.5, 1 - 2**-53, 1.0)),
+    *(("Bernoulli", (p,)) for p in (0.0, 5e-324, 1e-17, 0.5, 1 - 2**-53, 1.0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(name for name, _ in EXTREMES))
+def test_scalar_path_is_the_vector_path_for_extreme_parameters(name: str) -> None:
+    f, z = family(name), WHOLE_RANGE[::8]
+    for params in (params for other, params in EXTREMES if other == name):
+        scalar = np.array([f.from_z_scalar(float(v), params) for v in z])
+        vector = f.from_z(z, params)
+        assert f.contains(scalar, params).all(), params
+        np.testing.assert_allclose(
+            scalar, vector, rtol=0 if f.kind is not Kind.CONTINUOUS else 1e-9, err_msg=str(params)
+        )
+
+
 @pytest.mark.parametrize(("name", "params"), ALL)
 def test_out_of_support_is_minus_infinity_and_never_nan(name: str, params: tuple) -> None:
     f = family(name)
@@ -394,10 +444,10 @@ def test_any_valid_parameters_give_finite_values(name: str, first: float, second
 
 @settings(max_examples=100, deadline=None)
 @given(
-    weights=st.lists(st.just(0.0) | st.floats(1e-200, 1e6), min_size=1, max_size=30).filter(
+    weights=st.lists(st.just(0.0) | st.floats(5e-324, 1e300), min_size=1, max_size=30).filter(
         lambda w: sum(w) > 0
     ),
-    z=st.floats(-38, 38),
+    z=st.floats(-40, 40),
 )
 def test_categorical_never_draws_what_is_impossible(weights: list[float], z: float) -> None:
     k = family("Categorical").from_z_scalar(z, tuple(weights))

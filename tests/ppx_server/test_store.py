@@ -315,8 +315,9 @@ from ppx_server.trace import LoopTable, Params, TensorTable, TraceBatch
 path, total = sys.argv[1], int(sys.argv[2])
 store = TraceStore.resume(path, model_name="m", fingerprint="f", seed=7)
 print("ready", flush=True)
+rng = np.random.default_rng(store.next_index)
 while (first := store.next_index) < total:
-    k = min(int(np.random.default_rng().integers(1, 20_000)), total - first)
+    k = min(int(rng.integers(1, 20_000)), total - first)
     value = np.repeat((np.arange(first, first + k) / 7.0), 10)
     small, ids = np.zeros(10 * k, np.uint8), np.zeros(10 * k, np.int32)
     none = TensorTable.empty(k)
@@ -325,7 +326,7 @@ while (first := store.next_index) < total:
         status=np.zeros(k, np.uint8), offsets=np.arange(k + 1) * 10, address_id=ids, instance=ids, params_id=ids,
         params=Params(np.zeros(2), np.array([0, 2])), value=value, z=value, log_prob=value, log_q=value,
         flags=small, observations=none, tags=none, results=none, loops=LoopTable.empty(k)))
-    if np.random.default_rng().random() < 0.5:
+    if rng.random() < 0.5:
         store.flush()
 store.close()
 """

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ppx_inference.cli.console import (
     FAILED,
@@ -39,12 +39,13 @@ from ppx_inference.conformance.findings import Finding, Level, Subject
 from ppx_inference.conformance.graph import svg
 from ppx_inference.conformance.report import AddressRow, address_rows, document, passed
 from ppx_server.errors import SimulatorStartError
+from ppx_server.text import counted, plain
 
 _MARKS = {
-    Level.PASS: "[green]pass[/green]",
-    Level.WARN: "[yellow]WARN[/yellow]",
-    Level.FAIL: "[bold red]FAIL[/bold red]",
-    Level.SKIP: "[dim]skip[/dim]",
+    Level.PASS: Text("pass", "green"),
+    Level.WARN: Text("WARN", "yellow"),
+    Level.FAIL: Text("FAIL", "bold red"),
+    Level.SKIP: Text("skip", "dim"),
 }
 _MOST_ROWS = 60
 """Addresses that are listed; --json has all of them."""
@@ -196,7 +197,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: None
         return
     with Console(stderr=True).status("checking") as status:
-        yield lambda text: status.update(f"checking: {escape(text)}")
+        yield lambda text: status.update(Text(f"checking: {plain(text)}"))
 
 
 def _show(findings: Sequence[Finding], evidence: Evidence | None) -> None:
@@ -206,9 +207,10 @@ def _show(findings: Sequence[Finding], evidence: Evidence | None) -> None:
         _show_addresses(address_rows(traces), name, len(traces))
     listing = table(f"checks of {name}" if name else "checks", ["", "check", "what was found"], left=3)
     for finding in _condensed(findings):
-        text = escape(finding.detail)
+        text = Text(plain(finding.detail, lines=True))
         if finding.remedy:
-            text += f"\n[{'dim' if finding.level is Level.PASS else 'bold'}]->[/] {escape(finding.remedy)}"
+            arrow = ("\n->", "dim" if finding.level is Level.PASS else "bold")
+            text = Text.assemble(text, arrow, " ", plain(finding.remedy, lines=True))
         listing.add_row(_MARKS[finding.level], finding.check, text)
     show(listing)
     counts = {level: sum(f.level is level for f in findings) for level in Level}
@@ -244,16 +246,14 @@ def _row(finding: Finding) -> tuple[str, ...]:
 
 def _show_addresses(rows: Sequence[AddressRow], name: str, num_traces: int) -> None:
     listing = table(
-        f"addresses of {name} in {num_traces:,} traces",
+        f"addresses of {name} in {counted(num_traces, 'trace')}",
         ["address", "name", "kind", "family", "shape", "traces", "visits per trace"],
         left=5,
     )
     for row in rows[:_MOST_ROWS]:
         shape = "x".join(map(str, row.shape))
         visits = f"{row.visits:,.0f}" if row.visits >= 100 else f"{row.visits:.3g}"
-        listing.add_row(
-            escape(row.address), escape(row.name), row.kind, row.family, shape, f"{row.share:.1%}", visits
-        )
+        listing.add_row(row.address, row.name, row.kind, row.family, shape, f"{row.share:.1%}", visits)
     show(listing)
     if len(rows) > _MOST_ROWS:
-        show(f"and {len(rows) - _MOST_ROWS:,} more addresses")
+        show(f"and {counted(len(rows) - _MOST_ROWS, 'more address')}")

@@ -1,5 +1,8 @@
 """What the command line prints: results on stdout, messages on stderr, one JSON document for machines.
 
+All of it passes through here, where it becomes text (see `ppx_server.text`): nothing is taken for markup, whoever
+named it.
+
 Exit codes: 0 done, 1 an error or a failed check, 2 wrong usage, 130 interrupted by Ctrl-C or SIGTERM.
 """
 
@@ -9,6 +12,7 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,21 +25,25 @@ from typing import Any, ParamSpec
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from ppx_server.errors import PPXError
+from ppx_server.text import paragraph, plain
 
 P = ParamSpec("P")
 
 FAILED = 1
 INTERRUPTED = 130
-_MIN_WIDTH = 100
-"""Columns of a table that is not shown on a terminal."""
+_MIN_WIDTH, _MAX_WIDTH = 100, 1000
+"""Columns of a table that is not shown on a terminal, at least and at most."""
+_LONG = 32
+"""Letters of an address in a line."""
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """Ctrl-C came; what is kept is known.
+    """Ctrl-C came when something was finished; what is kept of it is known.
 
     Attributes:
         kept: What is kept, in words.
@@ -48,36 +56,49 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
         self.document = document
 
 
+class Table(RichTable):
+    """A table whose cells are text: a string is shown as it is, a `Text` with its style."""
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        """Adds a row; on a terminal long addresses are broken between their parts."""
+        on_terminal = sys.stdout.isatty()
+        shown = (_broken(c) if on_terminal and isinstance(c, str) else c for c in cells)
+        super().add_row(*(_text(c) if isinstance(c, str) else c for c in shown), **settings)
+
+
 def note(text: str) -> None:
     """Prints a message on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(paragraph(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
     """Prints a warning on stderr."""
-    _stderr().print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+    _say("warning:", "yellow", text)
 
 
 def fail(text: str) -> None:
     """Prints an error on stderr."""
-    _stderr().print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
+    _say("error:", "red", text)
 
 
 def show(*parts: Table | str) -> None:
     """Prints a result on stdout."""
-    console = Console(width=None if sys.stdout.isatty() else max(_MIN_WIDTH, _columns()))
     for part in parts:
-        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            _console().print(Text(paragraph(part)), soft_wrap=True)
+        else:
+            _console(part).print(part)
 
 
 def show_json(document: Mapping[str, Any]) -> None:
     """Prints the one JSON document of a command; numbers that JSON cannot say become null."""
-    print(json.dumps(_plain(document), indent=1), flush=True)
+    # The one control character that JSON leaves as it is.
+    print(json.dumps(_plain(document), indent=1).replace("\x7f", "\\u007f"), flush=True)
 
 
 def table(title: str, columns: Iterable[str], *, left: int = 1) -> Table:
     """An empty table; its first `left` columns are text, the others numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made = Table(title=_text(title), title_justify="left", title_style="bold", header_style="bold")
     for number, column in enumerate(columns):
         made.add_column(column, justify="left" if number < left else "right", overflow="fold")
     return made
@@ -111,7 +132,7 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
                 show_json(stop.document)
             raise typer.Exit(INTERRUPTED) from None
         except KeyboardInterrupt:
-            note("interrupted: nothing was finished, so nothing is kept")
+            note("interrupted: nothing is kept")
             raise typer.Exit(INTERRUPTED) from None
         except (PPXError, ValueError, OSError) as error:
             if os.environ.get("PPX_TRACEBACK") or isinstance(error, BrokenPipeError):
@@ -154,8 +175,36 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stderr() -> Console:
-    return Console(stderr=True)
+def _say(mark: str, style: str, text: str) -> None:
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    console.print(Text.assemble((mark, style), " ", paragraph(text)), soft_wrap=True)
+
+
+def _broken(address: str) -> str:
+    """Lines of an address that end behind a separator; anything with a space in it stays."""
+    if len(address) <= _LONG or " " in address:
+        return address
+    lines = [""]
+    for part in re.split(r"(?<=[:/.|;])", address):
+        if lines[-1] and len(lines[-1]) + len(part) > _LONG:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _text(text: str) -> Text:
+    return Text(plain(text, lines=True))
+
+
+def _console(wide: Table | None = None) -> Console:
+    """stdout; where it is no terminal, lines are as long as a table needs."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not sys.stdout.isatty():
+        console.width = max(_MIN_WIDTH, _columns())
+        if wide is not None:
+            options = console.options.update(max_width=_MAX_WIDTH)
+            console.width = max(console.width, Measurement.get(console, options, wide).maximum)
+    return console
 
 
 def _columns() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +29,20 @@ from ppx_inference.cli.options import (
     parse_observations,
     resolve_observations,
 )
+from ppx_inference.provenance import Provenance
 from ppx_inference.simulator import Simulator
 from ppx_server.command import Command as Program
 from ppx_server.errors import SimulatorStartError, StoreError
 from ppx_server.executor import FailurePolicy
+from ppx_server.observations import ObservationSet
 from ppx_server.process import SimulatorProcess
 from ppx_server.script import ScriptBatch
 from ppx_server.store import TraceStore
+from ppx_server.store.manifest import MANIFEST
 from ppx_server.trace import DrawFlag, Status, TensorTable, TraceBatch
 
+_GREETING = re.compile(r": serving PPX at \S+$")
+"""What every simulator says when it starts."""
 _SHOWN_NUMBERS = 8
 """Elements of an array that a table shows one by one."""
 
@@ -78,8 +84,8 @@ def replay(
     """Executes one trace again, and shows every draw, observation, tag and result, or why it fails.
 
     A trace that was drawn from the prior needs its seed and index only. One that an engine steered, in ppx posterior,
-    needs the choices that were made for it: the file failures.jsonl of the run, or the saved traces. The exit code is 1
-    if the trace fails.
+    needs the choices that were made for it: the file failures.jsonl of the run, or the saved traces, which know the
+    observations too. The exit code is 1 if the trace fails.
 
     Examples:
 
@@ -89,8 +95,15 @@ def replay(
 
       ppx replay --store traces --index 1234 -- ./tau_decay
     """
-    script, recorded = _script(index, seed, failed, store)
-    observations = parse_observations(observe or [])
+    if failed is not None and store is not None:
+        raise typer.BadParameter("give --failures or --store, not both")
+    if store is not None and seed is not None:
+        raise typer.BadParameter("the store knows its seed; leave --seed out")
+    source = None if store is None else TraceStore.open(store)
+    script, recorded = _script(index, seed, failed, source)
+    if source is None and failed is not None and (failed.parent / MANIFEST).exists():
+        source = TraceStore.open(failed.parent)  # the result beside the file
+    observations = parse_observations(observe or []) or _given(source)
     reach = _Reach(command, addresses, timeout, start_timeout, cwd, uncontrolled or ())
     traces, output = reach.execute(script, observations)
     if traces.status[0] == Status.FAILED and len(traces.value) == len(script.value):
@@ -113,26 +126,31 @@ def replay(
 
 
 def _script(
-    index: int, seed: int | None, failed: Path | None, store: Path | None
+    index: int, seed: int | None, failed: Path | None, store: TraceStore | None
 ) -> tuple[ScriptBatch, TraceBatch | None]:
     """What to execute, and the trace as it was recorded, if it is in a store."""
-    if failed is not None and store is not None:
-        raise typer.BadParameter("give --failures or --store, not both")
     if store is not None:
-        if seed is not None:
-            raise typer.BadParameter("the store knows its seed; leave --seed out")
-        opened = TraceStore.open(store)
-        keep = opened.metadata.get("provenance", {}).get("settings", {}).get("keep", "all")
+        keep = store.metadata.get("provenance", {}).get("settings", {}).get("keep", "all")
         if keep != "all":
             raise StoreError(
-                f"{store} holds no more of its traces than keep={keep!r}, so they cannot be executed again; infer with "
-                "keep='all'"
+                f"the store holds no more of its traces than keep={keep!r}, so they cannot be executed again; infer "
+                "with keep='all'"
             )
-        recorded = opened.trace(index)
+        recorded = store.trace(index)
         return ScriptBatch.replay(recorded), recorded
     if failed is not None:
         return failures.load(failed, index, seed).script, None
     return ScriptBatch.empty(seed or 0, [index]), None
+
+
+def _given(store: TraceStore | None) -> ObservationSet | None:
+    """The observations of a saved posterior, of which its traces hold no values."""
+    if store is None or "provenance" not in store.metadata:
+        return None
+    provenance = Provenance.from_json(store.metadata["provenance"])
+    if provenance.observations and not provenance.given:
+        warn("the observations are not saved with these traces: they are drawn again; give them by --observe")
+    return provenance.observed_values
 
 
 @dataclass(frozen=True)
@@ -147,7 +165,7 @@ class _Reach:
     uncontrolled: Sequence[str]
 
     def execute(
-        self, script: ScriptBatch, observations: Given, *, batches: bool = True
+        self, script: ScriptBatch, observations: Given | ObservationSet | None, *, batches: bool = True
     ) -> tuple[TraceBatch, str]:
         """One trace, and what the simulator printed."""
         check_one_way(self.command, self.addresses, self.cwd)
@@ -162,7 +180,9 @@ class _Reach:
                 keep_uncontrolled=True,
                 batches=batches,
             ) as simulator:
-                given = resolve_observations(observations, simulator) if observations else None
+                given = observations or None
+                if given is not None and not isinstance(given, ObservationSet):
+                    given = resolve_observations(given, simulator)
                 return simulator.execute(script, given), _output(process)
         except SimulatorStartError as error:
             if process is None or process.exit_code() is None:

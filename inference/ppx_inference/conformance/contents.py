@@ -14,6 +14,7 @@ from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level, Subject
 from ppx_inference.conformance.influence import Noise, harmless_noise
 from ppx_inference.conformance.reasons import Fault, faults
+from ppx_server.text import counted
 from ppx_server.trace import Status, TraceBatch
 
 _TOLERATED = 0.1
@@ -73,7 +74,7 @@ def draws(evidence: Evidence) -> Iterator[Finding]:
     facts = {"draws": len(batch.value), "controlled": controlled}
     if not len(batch.value):
         remedy = "replace the random number calls of the simulator by draws of PPX (`sample`)"
-        yield Finding("draws", Level.FAIL, f"{len(batch):,} traces without any draw", remedy, facts)
+        yield Finding("draws", Level.FAIL, f"{counted(len(batch), 'trace')} without any draw", remedy, facts)
         return
     per_trace = mean_number(len(batch.value) / len(batch), "draw")
     if not controlled:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
 
 import numpy as np
 
 from ppx_inference.conformance.layout import Layout, arranged, layered
 from ppx_inference.conformance.report import END, START, AddressRow, Transition, draw_rows, transitions
+from ppx_server.text import counted, plain, xml
 from ppx_server.trace import TraceBatch
 
 _MOST_NODES = 60
@@ -50,7 +50,7 @@ def svg(traces: TraceBatch, title: str) -> str:
     body = [drawing.edge(e) for e in sorted(edges, key=lambda e: e.number)]
     body += [drawing.node(i, rows.get(i)) for i in order]
     body += [drawing.number(e) for e in edges if e.target != e.source]
-    heading = f"{title}: {len(traces):,} traces, {len(rows)} addresses"
+    heading = f"{title}: {counted(len(traces), 'trace')}, {counted(len(rows), 'address')}"
     if len(rows) > len(shown):
         heading += f", of which the {len(shown)} that most traces visit"
     return drawing.document(heading, body)
@@ -75,11 +75,11 @@ class _Drawing:
                 f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{label}</text></g>'
             )
         red, green, blue = (_LIGHT + (_DARK - _LIGHT) * row.share).astype(int)
-        tip = f"{row.address}\n{_kind(row)}\nin {row.share:.2%} of the traces, {row.visits:.4g} visits per trace"
+        tip = f"{plain(row.address)}\n{_kind(row)}\nin {row.share:.2%} of the traces, {row.visits:.4g} visits per trace"
         return (
-            f'<g><title>{escape(tip)}</title><rect {corner} rx="5" fill="rgb({red},{green},{blue})"/>'
-            f'<text x="{x:.1f}" y="{y - 2:.1f}" text-anchor="middle">{escape(_label(row))}</text>'
-            f'<text class="small" x="{x:.1f}" y="{y + 12:.1f}" text-anchor="middle">{escape(_small(row))}</text></g>'
+            f'<g><title>{xml(tip, lines=True)}</title><rect {corner} rx="5" fill="rgb({red},{green},{blue})"/>'
+            f'<text x="{x:.1f}" y="{y - 2:.1f}" text-anchor="middle">{xml(_label(row))}</text>'
+            f'<text class="small" x="{x:.1f}" y="{y + 12:.1f}" text-anchor="middle">{xml(_small(row))}</text></g>'
         )
 
     def edge(self, edge: Transition) -> str:
@@ -117,7 +117,7 @@ class _Drawing:
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
             f'viewBox="0 0 {width:.0f} {height:.0f}">\n<style>{_STYLE}</style>\n<defs>{tips}</defs>\n'
             f'<rect width="100%" height="100%" style="fill:white;stroke:none"/>\n'
-            f'<text class="title" x="{_MARGIN}" y="26">{escape(heading)}</text>\n'
+            f'<text class="title" x="{_MARGIN}" y="26">{xml(heading)}</text>\n'
             f'<text class="small" x="{_MARGIN}" y="42">{_LEGEND}</text>\n{lines}\n</svg>\n'
         )
 

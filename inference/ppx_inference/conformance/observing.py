@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +14,7 @@ from ppx_inference.conformance.differences import briefly
 from ppx_inference.conformance.evidence import Evidence
 from ppx_inference.conformance.findings import Finding, Level
 from ppx_inference.simulator import Simulator
+from ppx_server.completeness import mismatches
 from ppx_server.errors import ObservationError
 from ppx_server.observations import ObservationKey
 from ppx_server.protocol import Observe
@@ -156,12 +156,11 @@ def _other_values(
 
 def conditioned(simulator: Simulator, script: ScriptBatch, given: Given) -> TraceBatch | None:
     """The trace of a script, given observed values; None if it observes something else with them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # visits that it does not make with these values
-        try:
-            return simulator.execute(script, given)
-        except ObservationError:
-            return None
+    try:
+        traces = simulator.execute(script, given)
+    except ObservationError:
+        return None
+    return None if len(mismatches(traces)) else traces
 
 
 def _shapes(traces: TraceBatch) -> list[Finding]:

@@ -55,6 +55,13 @@ def replay(evidence: Evidence) -> Iterator[Finding]:
 
 def both_ways(evidence: Evidence) -> Iterator[Finding]:
     """By batches and draw by draw."""
+    remedy = (
+        "in batches the client draws by itself: numbers by Philox from seed, index and number of the draw, values by "
+        "the quantile of the family (docs/protocol.md, sections Random numbers and Standard coordinates)"
+    )
+    if evidence.draws_wrongly:
+        yield Finding("both ways", Level.FAIL, evidence.defect, remedy)
+        return
     if evidence.defect:
         yield Finding("both ways", Level.SKIP, "batches report wrong densities: see log_prob")
         return
@@ -64,10 +71,6 @@ def both_ways(evidence: Evidence) -> Iterator[Finding]:
     if found is not None and evidence.rounding:
         yield _amplifies(found)
         return
-    remedy = (
-        "in batches the client draws by itself: numbers by Philox from seed, index and number of the draw, values by "
-        "the quantile of the family (docs/protocol.md, sections Random numbers and Standard coordinates)"
-    )
     passed = "{} the same by batches and draw by draw"
     yield compared(evidence, "both ways", stepwise, found, passed=passed, remedy=remedy)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ppx_inference.conformance.findings import Level
-from ppx_inference.conformance.wire_asking import expect_same
+from ppx_inference.conformance.wire_asking import Asker, expect_same
 from ppx_inference.conformance.wire_batches import askers, first_choices
 from ppx_inference.conformance.wire_link import DefectError, Stage, UnjudgedError
 from ppx_server.observations import ObservationSet
@@ -119,7 +119,7 @@ def _expect_failure(result: BatchResult, kind: FailureKind, which: str) -> Failu
 
 
 def observations(stage: Stage) -> str:
-    """Observations that are given are taken, remembered, and not sent back; those that do not fit are no values."""
+    """Observations that are given are taken, remembered, and not sent back; what is missing is drawn, or a failure."""
     with askers(stage) as (asker,):
         traces = asker.execute(asker.empty((0,))).traces
         given = _observed(traces)
@@ -136,12 +136,40 @@ def observations(stage: Stage) -> str:
                 )
             expect_same(traces, answer.traces, "with the observations that it drew given back")
         wrong = ObservationSet({key: np.zeros((*np.shape(value), 3)) for key, value in given.items()})
-        result = asker.execute(script, wrong).result
-        if draws_missing:
-            _expect_drawn(result, traces)
-        else:
+        if not draws_missing:
+            result = asker.execute(script, wrong).result
             _expect_failure(result, FailureKind.OBSERVATION, "with values of another shape")
-    return f"{len(given)} observations are taken as given"
+            return f"{len(given)} observations are taken as given"
+        for observed in (wrong, ObservationSet(dict.fromkeys(given))):
+            _expect_drawn(asker.execute(script, observed).result, traces)
+        _expect_partial(asker, script, traces, given)
+    return f"{len(given)} observations are taken as given, and drawn where they are missing"
+
+
+def _expect_partial(
+    asker: Asker,
+    script: ScriptBatch,
+    traces: TraceBatch,
+    given: dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.float64]]],
+) -> None:
+    """Of an array, the first element is not measured: the others stay, and count."""
+    for key, value in given.items():
+        if value.size < 2:
+            continue
+        partial = value.copy()
+        partial.flat[0] = np.nan
+        table = asker.execute(script, ObservationSet({**given, key: partial})).traces.observations
+        rows = table.rows(traces.addresses.find(key[0]), key[1])
+        if rows[0] < 0 or np.diff(table.data_offsets)[rows[0]] != value.size:
+            raise DefectError(
+                f"the observation {key[0]!r}, of which one element is missing, is not sent back whole"
+            )
+        data = table.data[table.data_offsets[rows[0]] : table.data_offsets[rows[0] + 1]]
+        if not np.array_equal(data[1:], value.ravel()[1:]):
+            raise DefectError(
+                f"the observation {key[0]!r}, of which one element is missing, has others changed"
+            )
+        return
 
 
 def _expect_drawn(result: BatchResult, traces: TraceBatch) -> None:

@@ -41,9 +41,11 @@ from ppx_client.distributions import (
 from ppx_client.errors import (
     CapabilityError,
     DistributionError,
+    ModelWarning,
     PPXError,
     ServeError,
     TensorError,
+    TraceEnded,
     UncontrolledError,
 )
 from ppx_client.local import seed
@@ -66,11 +68,13 @@ __all__ = [
     "Exponential",
     "Gamma",
     "LogNormal",
+    "ModelWarning",
     "Normal",
     "PPXError",
     "Poisson",
     "ServeError",
     "TensorError",
+    "TraceEnded",
     "TruncatedNormal",
     "UncontrolledError",
     "Uniform",

@@ -33,6 +33,8 @@ Rows = NDArray[np.int64]
 
 def quantiles(distribution: Distribution, uniform: Floats, z: Floats) -> Floats:
     """Values `(*shape)` of the random numbers of an array's elements, and their coordinates."""
+    if not uniform.size:
+        return np.zeros(uniform.shape)
     with np.errstate(all="ignore"):
         values: Floats = ARRAY[distribution.code](uniform, 1.0 - uniform, z, *distribution.params)
     return values
@@ -161,7 +163,8 @@ def _count_successes(goal: Floats, n: Floats, prob: Floats) -> Floats:
     first = float(prob.flat[0])
     if (prob == first).all():
         reached = _distribution_functions(most, first)[n.astype(np.int64)]
-        return np.add.reduce(reached < goal[..., None], -1, np.float64)
+        missed: Floats = np.add.reduce(reached < goal[..., None], -1, np.float64)
+        return missed
     shape, n, prob, goal = n.shape, n.ravel(), prob.ravel(), goal.ravel()
     failure = 1.0 - prob
     powers = np.empty((most + 1, len(n)))
@@ -174,7 +177,8 @@ def _count_successes(goal: Floats, n: Floats, prob: Floats) -> Floats:
     terms[1:] = (n - k + 1.0) / k * (prob / failure)
     np.multiply.accumulate(terms, 0, out=terms)
     np.add.accumulate(terms, 0, out=terms)
-    return np.minimum(np.count_nonzero(terms < goal, 0), n).reshape(shape)
+    numbers: Floats = np.minimum(np.count_nonzero(terms < goal, 0), n).reshape(shape)
+    return numbers
 
 
 @lru_cache(64)

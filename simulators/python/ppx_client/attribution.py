@@ -150,8 +150,18 @@ _late: str | None = None
 """Why the next trace fails: a statement was made between traces."""
 
 
+_num_begun = 0
+
+
+def num_begun() -> int:
+    """How many traces have begun in this process: a number for the one that runs."""
+    return _num_begun
+
+
 def begin(trace: Running) -> Execution:
     """The model is about to run, on this thread."""
+    global _num_begun
+    _num_begun += 1
     execution = Execution(trace)
     _executions.append(execution)
     return execution

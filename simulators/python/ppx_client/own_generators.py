@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ppx_client.attribution import num_begun
 from ppx_client.call_sites import call_site
 from ppx_client.errors import UncontrolledError
 from ppx_client.notices import notice
@@ -129,20 +130,20 @@ _IGNORED = "is ignored: the controller draws the numbers, in every trace others;
 
 _ENOUGH = 3
 """Traces after which a seed that is always the same is taken for a fixed one."""
-_seeds: dict[str, tuple[Any, int, int]] = {}
-"""By place: the seed, how often it was seen, and the trace that saw it last; None once it was another."""
+_VARIES = -1
+_seeds: dict[str, tuple[str, int, int]] = {}
+"""By place: the seed, in how many traces it was seen, or _VARIES, and the number of the last one."""
 
 
 def _note_seed(label: str, seed: Any, frame: FrameType, what: str) -> None:
     """Says that a seed is fixed, once it has been the same in some traces and never another."""
-    trace = running.get()
-    if trace is None or seed is None or isinstance(seed, np.random.BitGenerator):
+    if seed is None or running.get() is None or isinstance(seed, np.random.BitGenerator):
         return
-    site, text = call_site(frame), repr(seed)
+    site, text, trace = call_site(frame), repr(seed), num_begun()
     before, count, last = _seeds.get(site, (text, 0, 0))
-    if last == id(trace):
+    if count == _VARIES or last == trace:
         return
-    count = count + 1 if before == text and count >= 0 else -1
-    _seeds[site] = text, count, id(trace)
+    count = count + 1 if before == text else _VARIES
+    _seeds[site] = text, count, trace
     if count == _ENOUGH:
         notice(f"seed {site}", f"the seed of {label}({text[:40]}) at {site} {what}")

@@ -243,7 +243,7 @@ def _refusal(name: str) -> Callable[..., Any]:
 @functools.cache
 def watching() -> Replacement:
     """Looks at the seeds that a model gives, for fixed ones among them, and changes nothing."""
-    functions = {
+    functions: dict[str, Callable[..., Any]] = {
         "random.seed": random.seed,
         "numpy.random.seed": np.random.seed,
         "numpy.random.default_rng": np.random.default_rng,

@@ -32,7 +32,8 @@ class ControlledBits(np.random.PCG64):
         super().__init__(0)
         self._draws = draws
 
-    @property
+    # NumPy's stub has a TypedDict of its own.
+    @property  # type: ignore[override]
     def state(self) -> dict[str, Any]:
         """A state as PCG64 has it, in which stands how often the generator was called."""
         numbers = {"state": self._draws.num_calls, "inc": 1}

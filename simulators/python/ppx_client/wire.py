@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ppx_client.buffers import Column, Doubles, MalformedError, Reader, Table, Writer
+from ppx_client.buffers import Column, Doubles, Inline, MalformedError, Reader, Table, Writer
 
 if TYPE_CHECKING:
     from ppx_client.buffers import Tensor
 
-_F64 = Struct("<d")
+_F64, _I32 = Struct("<d"), Struct("<i")
 _MAX_CAPABILITIES = 64
 _MAX_PATTERNS = 1024
 
@@ -107,13 +107,26 @@ def rejection(address: str, name: str, begin: bool) -> bytes:
 
 
 def handshake_result(
-    system_name: str, model_name: str, capabilities: Sequence[str] = (), fingerprint: str = ""
+    system_name: str,
+    model_name: str,
+    capabilities: Sequence[str] = (),
+    fingerprint: str = "",
+    *,
+    limits: tuple[int, int] | None = None,
 ) -> bytes:
-    """A HandshakeResult message; without capabilities it is one of PPX 1.0."""
-    names = (system_name, model_name)
-    return message(
-        Body.HANDSHAKE_RESULT, *names, *([list(capabilities), fingerprint] if capabilities else [])
-    )
+    """A HandshakeResult message; without capabilities it is one of PPX 1.0.
+
+    Args:
+        system_name: What serves.
+        model_name: What is served.
+        capabilities: What the simulator understands beyond PPX 1.0.
+        fingerprint: Changes whenever the model does.
+        limits: Most traces of a batch, and most bytes of a message, where the controller takes batches.
+    """
+    more: list[Any] = [list(capabilities), fingerprint] if capabilities else []
+    if more and limits is not None:
+        more += [Inline(_I32.pack(limit)) for limit in limits]
+    return message(Body.HANDSHAKE_RESULT, system_name, model_name, *more)
 
 
 def run_result(result: Tensor | None) -> bytes:
@@ -144,6 +157,7 @@ class Received(NamedTuple):
         value: Tensor of a SampleResult or ObserveResult, None if absent.
         value_at: Position of its first double in the message, 0 if it is absent.
         capabilities: What the controller of a Handshake announces.
+        max_bytes: The longest message that it takes, 0 if it does not say.
         data: The whole message, of a RunBatch, which `columns` reads.
         uncontrolled: Patterns of a Handshake for draws that are left to the prior.
         omits: Whether the controller of a Handshake wants no rows of draws that are not controlled.
@@ -153,6 +167,7 @@ class Received(NamedTuple):
     value: Tensor | None = None
     value_at: int = 0
     capabilities: tuple[str, ...] = ()
+    max_bytes: int = 0
     data: bytes = b""
     uncontrolled: tuple[str, ...] = ()
     omits: bool = False
@@ -176,6 +191,7 @@ def decode(data: bytes) -> Received:
             capabilities=_strings(reader, table, 1, _MAX_CAPABILITIES),
             uncontrolled=_strings(reader, table, 2, _MAX_PATTERNS),
             omits=bool(reader.byte(table, 3)),
+            max_bytes=max(0, reader.number(table, 4, "<i4")),
         )
     if code in (Body.SAMPLE_RESULT, Body.OBSERVE_RESULT):
         value, value_at = reader.tensor(table, 0)

@@ -18,6 +18,10 @@ static void families() {
     draw("uniform.far", Uniform{1e6, 1e6 + 1e-3});
     draw("categorical", Categorical{{0.2, 0.0, 3.0, 0.5}});
     draw("categorical.skew", Categorical{{1e-9, 1.0, 1e-9}});
+    draw("categorical.tiny", Categorical{{0.0, 1e-200, 0.0}});  // a product with a small tail vanishes
+    draw("categorical.least", Categorical{{0.0, 5e-324}});
+    draw("categorical.last", Categorical{{5e-324, 0.0}});
+    draw("categorical.wide", Categorical{{0.0, 1e-320, 0.0, 1e300, 0.0}});
     draw("poisson", Poisson{4.0});
     draw("poisson.rare", Poisson{1e-3});
     draw("poisson.many", Poisson{1e5});

@@ -205,10 +205,13 @@ def tensor(data: list[float], shape: tuple[int, ...] = ()) -> dict[str, Any]:
 
 
 def handshake(
-    capabilities: list[str] | None, patterns: list[str] | None = None, omit: bool | None = None
+    capabilities: list[str] | None,
+    patterns: list[str] | None = None,
+    omit: bool | None = None,
+    max_bytes: int | None = None,
 ) -> dict[str, Any]:
-    names = ("system_name", "capabilities", "uncontrolled", "omit_uncontrolled")
-    return dict(zip(names, ("s", capabilities, patterns, omit), strict=True))
+    names = ("system_name", "capabilities", "uncontrolled", "omit_uncontrolled", "max_bytes")
+    return dict(zip(names, ("s", capabilities, patterns, omit, max_bytes), strict=True))
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -230,9 +233,16 @@ def test_slots_of_families(family: str) -> None:
         (Handshake("s"), handshake(None)),
         (Handshake("s", (), ("p", "q"), True), handshake(None, ["p", "q"], True)),
         (Handshake("s", (), ("p",)), handshake(None, ["p"], False)),
+        (Handshake("s", ("a",), (), False, 9), handshake(["a"], max_bytes=9)),
         (
             HandshakeResult("s", "m", ("a",), "f"),
-            {"system_name": "s", "model_name": "m", "capabilities": ["a"], "fingerprint": "f"},
+            {"system_name": "s", "model_name": "m", "capabilities": ["a"], "fingerprint": "f"}
+            | dict.fromkeys(("max_traces", "max_bytes")),
+        ),
+        (
+            HandshakeResult("s", "m", ("a",), "f", 5, 6),
+            {"system_name": "s", "model_name": "m", "capabilities": ["a"], "fingerprint": "f"}
+            | {"max_traces": 5, "max_bytes": 6},
         ),
         (Run(), {}),
         (RunResult(np.ones(2)), {"result": tensor([1.0, 1.0], (2,))}),

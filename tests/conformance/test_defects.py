@@ -319,7 +319,9 @@ def test_sound_simulators_pass(kind: str, name: str, served_defect: Callable[...
 @pytest.mark.parametrize(("kind", "name"), [("model", "sound"), ("model", "sound_marked"), ("cpp", "sound")])
 def test_sound_processes_pass(kind: str, name: str, defect_command: Callable[..., Any]) -> None:
     with Evidence(subject(command=defect_command(kind, name))) as evidence:
-        assert [f for f in judge(evidence) if f.level is not Level.PASS and f.check != "wire/marks"] == []
+        # The C++ program has all defects, among them calls of rand().
+        expected = {"wire/marks", "generators"} if kind == "cpp" else {"wire/marks"}
+        assert [f for f in judge(evidence) if f.level is not Level.PASS and f.check not in expected] == []
 
 
 def test_every_check_has_its_defect() -> None:

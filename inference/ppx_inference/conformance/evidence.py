@@ -31,8 +31,10 @@ _LISTEN_SHARE = 0.02
 _FIRST_TRACES = 2
 _NOTICE_SECONDS = 0.5
 """Until what a process has printed has been read."""
-_SLOW, _OVERTIME = 0.01, 1.2
-"""Shares of the time for all: a trace that takes so much of it is slow, and then no check begins that much later."""
+_SLOW = 0.01
+"""Share of the time for all: a trace that takes so much of it is slow."""
+_GRACE_SECONDS = 5.0
+"""So long after the time for all no check of a slow simulator begins."""
 _MOST_AGAIN, _MOST_HEARD = 400, 20
 _TWICE = 10
 """Traces that tell whether it is the model that does not repeat them, or the client's batches."""
@@ -136,7 +138,7 @@ class Evidence:
         """Whether the time for all is over because the simulator is slow; others are judged to the end."""
         elapsed = time.perf_counter() - self._started - self.start_seconds
         is_slow = self.seen is not None and self.seconds_per_trace > _SLOW * self.subject.seconds
-        return is_slow and elapsed > _OVERTIME * self.subject.seconds
+        return is_slow and elapsed > self.subject.seconds + _GRACE_SECONDS
 
     @cached_property
     def sound(self) -> TraceBatch:

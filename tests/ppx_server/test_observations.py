@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -59,7 +60,7 @@ class Column:
         ([], []),
         ([[], []], [[], []]),
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_values_and_what_is_missing_of_them(value: Any, expected: Any) -> None:
     found = ObservationSet({"y": value})["y", 0]
@@ -87,7 +88,7 @@ def test_values_and_what_is_missing_of_them(value: Any, expected: Any) -> None:
         ([[1, 2], [3]], r"its parts have shapes \(1,\), \(2,\)"),
         (np.zeros(2, [("a", float)]), "not of real numbers"),
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_what_is_no_measured_number_is_refused(value: Any, words: str) -> None:
     with pytest.raises(ObservationError, match=words) as error:
@@ -98,7 +99,7 @@ def test_what_is_no_measured_number_is_refused(value: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("observations", "words"),
     [
-        ([1.0], "observations are a list; give a dictionary"),
+        ([1.0], "observations are given by name, .* not as list"),
         ({3: 1.0}, "key 3; give a name, or"),
         ({("y", -1): 1.0}, "visits counted from 0"),
         ({("y", 0.5): 1.0}, "visits counted from 0"),

@@ -30,6 +30,7 @@ from ppx_server.trace import Status, TraceBatch
 
 _SESSIONS = 16
 _END_SECONDS = 5.0
+_MISSING_REMEDY = "draw what was not measured, send it with what was, and let only what was measured count in log_prob"
 _ABSENT = WireAddress("ppx check/no such draw", "no such draw", "Normal", ())
 
 
@@ -129,9 +130,9 @@ def observations(stage: Stage) -> str:
         observed = ObservationSet(given)
         answers = [asker.execute(script, observed) for _ in range(2)]  # the second time they are not sent
         for answer in answers:
+            expect_same(traces, answer.traces, "with the observations that it drew given back")
             if len(answer.result.observations.data):
                 raise DefectError("observations that were given are sent back", level=Level.WARN)
-            expect_same(traces, answer.traces, "with the observations that it drew given back")
         wrong = ObservationSet({key: np.zeros((*np.shape(value), 3)) for key, value in given.items()})
         if "missing" not in stage.capabilities:
             _expect_failure(
@@ -147,14 +148,15 @@ def observations(stage: Stage) -> str:
 
 def _expect_drawn(answer: Answer, which: str) -> None:
     table = answer.traces.observations
+    wrong = ""
     if answer.traces.status[0] != Status.OK:
-        raise DefectError(f"a trace {which} fails, although the simulator announces 'missing'")
-    if not len(table.data):
-        raise DefectError(f"a trace {which} does not send what it draws in their place")
-    if table.log_prob.any():
-        raise DefectError(
-            f"a trace {which} has a likelihood of {answer.traces.log_likelihood[0]:.6g} instead of none"
-        )
+        wrong = "fails, although the simulator announces 'missing'"
+    elif not len(table.data):
+        wrong = "does not send what it draws in their place"
+    elif table.log_prob.any():
+        wrong = f"has the log likelihood {answer.traces.log_likelihood[0]:.6g} instead of 0"
+    if wrong:
+        raise DefectError(f"a trace {which} {wrong}", remedy=_MISSING_REMEDY)
 
 
 def _expect_partial(

@@ -187,9 +187,21 @@ def forgets_observations() -> None:
 
 def ignores_observations() -> None:
     """What was measured is 0, whatever the controller says."""
-    scripts.ScriptedTrace._check_given = lambda self, value, name, instance, shape: (
+    scripts.ScriptedTrace._fitting = lambda self, value, name, instance, shape: (
         np.zeros(shape) if shape else 0.0
     )
+
+
+def missing_taken_for_zero() -> None:
+    """What was not measured is 0, and counts."""
+
+    def measured(batch: Any) -> Any:
+        given = batch.observations or {}
+        return replace(
+            batch, observations={k: 0.0 if v is None else v for k, v in given.items()} or batch.observations
+        )
+
+    _reads_otherwise(measured)
 
 
 def observations_without_values() -> None:

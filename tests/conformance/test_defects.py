@@ -75,6 +75,7 @@ CONVERSATION = (
 )
 BATCHES = (
     Defect("client", "refuses_batches", "wire/columns", FAIL, "BatchResult"),
+    Defect("client", "missing_taken_for_zero", "wire/observations", FAIL, "draw what was not measured"),
     Defect("client", "one_trace_missing", "wire/columns", FAIL, "BatchResult"),
     Defect("client", "wrong_density_of_draws", "wire/columns", FAIL, "densities"),
     Defect("client", "nan_density", "wire/columns", FAIL, "Density"),

@@ -106,6 +106,12 @@ def batches(text: str) -> list[Event]:
             run,
             run._replace(addresses=addresses),
             run._replace(addresses=addresses, observations=observations),
+            run._replace(
+                addresses=addresses,
+                observations=tuple(
+                    o._replace(missing=np.ones(max(np.size(o.value), 1), np.uint8)) for o in observations
+                ),
+            ),
         ]
         result = EMPTY_BATCH_RESULT._replace(
             params_offsets=np.arange(rows + 1, dtype=np.int32), params_data=np.ones(rows), addresses=addresses
@@ -180,6 +186,11 @@ def test_run_batch(generated: ModuleType) -> None:
     assert (last.Name(), last.Visit()) == (b"cells", 1)
     assert last.Value().ShapeAsNumpy().tolist() == [2, 3]
     assert last.Value().DataAsNumpy().tolist() == [0, 1, 2, 3, 4, 5]
+    marked = Observation("cells", 0, np.arange(3.0), np.array([0, 1, 1], np.uint8))
+    entry = body(generated, RUN_BATCH._replace(observations=(marked,))).Observations(0)
+    assert entry.MissingAsNumpy().tolist() == [0, 1, 1]
+    assert [entry.Value().Data(i) for i in range(3)] == [0.0, 1.0, 2.0]
+    assert last.MissingIsNone()
     assert body(generated, RUN_BATCH._replace(observations=None)).ObservationsIsNone()
 
 

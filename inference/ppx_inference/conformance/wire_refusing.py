@@ -30,6 +30,9 @@ from ppx_server.trace import Status, TraceBatch
 
 _SESSIONS = 16
 _END_SECONDS = 5.0
+_MISSING_REMEDY = (
+    "draw what was not measured, send it with what was, and let only what was measured count in log_prob"
+)
 _ABSENT = WireAddress("ppx check/no such draw", "no such draw", "Normal", ())
 
 
@@ -130,11 +133,11 @@ def observations(stage: Stage) -> str:
         observed = ObservationSet(given)
         answers = [asker.execute(script, observed) for _ in range(2)]  # the second time they are not sent
         for answer in answers:
+            expect_same(traces, answer.traces, "with the observations that it drew given back")
             if len(answer.result.observations.data):  # to one that draws what is missing they are not given
                 raise DefectError(
                     "observations that were given are sent back", level=None if draws_missing else Level.WARN
                 )
-            expect_same(traces, answer.traces, "with the observations that it drew given back")
         wrong = ObservationSet({key: np.zeros((*np.shape(value), 3)) for key, value in given.items()})
         if not draws_missing:
             result = asker.execute(script, wrong).result
@@ -174,20 +177,20 @@ def _expect_partial(
 
 def _expect_drawn(result: BatchResult, traces: TraceBatch) -> None:
     """What nothing given fits is drawn as in a prior trace, told, and contributes nothing."""
-    remedy = (
-        "with `missing`, draw an observe that no value fits, send what was drawn, and let its log_prob be 0"
-    )
     if result.status[0] != Status.OK:
         raise DefectError(
-            f"a trace with values of another shape fails: {result.failures[0].message}", remedy=remedy
+            f"a trace with values of another shape fails: {result.failures[0].message}",
+            remedy=_MISSING_REMEDY,
         )
     rows, drawn = result.observations, traces.observations.data
     if rows.data.shape != drawn.shape or not np.allclose(rows.data, drawn, 1e-6, 1e-9):
         raise DefectError(
-            "observes that no value fits are not drawn as in a prior trace, and told", remedy=remedy
+            "observes that no value fits are not drawn as in a prior trace, and told", remedy=_MISSING_REMEDY
         )
     if rows.log_prob.any():
-        raise DefectError(f"an observe that no value fits has log_prob {rows.log_prob}", remedy=remedy)
+        raise DefectError(
+            f"an observe that no value fits has log_prob {rows.log_prob}", remedy=_MISSING_REMEDY
+        )
 
 
 def uncontrolled(stage: Stage) -> str:

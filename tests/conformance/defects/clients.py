@@ -217,12 +217,24 @@ def ignores_patterns() -> None:
     """What is to be left to the prior is not."""
 
     def wrap(begin: Callable[..., Any]) -> Callable[..., Any]:
-        def deaf(self: Any, executor: Any, patterns: Any = (), **settings: Any) -> None:
-            begin(self, executor, (), **settings)
+        def deaf(self: Any, executor: Any, max_bytes: int, patterns: Any = (), **settings: Any) -> None:
+            begin(self, executor, max_bytes, (), **settings)
 
         return deaf
 
     change(sessions.BatchSession, "__init__", wrap)
+
+
+def missing_taken_for_zero() -> None:
+    """What was not measured is 0, and counts."""
+
+    def measured(batch: Any) -> Any:
+        given = batch.observations or {}
+        return replace(
+            batch, observations={k: 0.0 if v is None else v for k, v in given.items()} or batch.observations
+        )
+
+    _reads_otherwise(measured)
 
 
 def observations_without_values() -> None:

@@ -199,9 +199,23 @@ _wire_addresses = st.lists(
     ),
     max_size=3,
 ).map(tuple)
-_observations = st.none() | st.lists(
-    st.builds(Observation, _texts, _ids, _tensors), max_size=3, unique_by=lambda o: (o.name, o.visit)
-).map(tuple)
+
+
+@st.composite
+def _measurements(draw: st.DrawFn) -> Observation:
+    """A value, or one of which something was not measured."""
+    name, value = draw(_texts), draw(_tensors)
+    kind = draw(st.integers(0, 2))
+    if kind == 0:
+        return Observation(name, draw(_ids), value)
+    if np.size(value) == 0:
+        return Observation(name, draw(st.integers(-1, 5)), value, np.ones(1, np.uint8))
+    return Observation(name, draw(_ids), value, _column(draw, np.size(value), np.uint8, st.integers(0, 1)))
+
+
+_observations = st.none() | st.lists(_measurements(), max_size=3, unique_by=lambda o: (o.name, o.visit)).map(
+    tuple
+)
 
 
 @st.composite

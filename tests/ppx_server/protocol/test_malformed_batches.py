@@ -77,6 +77,14 @@ def loops(**changes: Any) -> dict[str, Any]:
         ({"observations_id": 0}, "observations have the number 0"),
         ({"observations": (Observation("y", 0, 1.0),) * 2}, "give a .name, visit. twice"),
         ({"observations": (Observation("y", -1, 1.0),)}, "a negative visit"),
+        ({"observations": (Observation("y", -1, 1.0, octets(1)),)}, "a negative visit"),
+        ({"observations": (Observation("y", -2, np.empty(0), octets(1)),)}, "a negative visit"),
+        (
+            {"observations": (Observation("y", 0, np.ones(3), octets(1, 0)),)},
+            "missing has 2 elements for an observation of 3",
+        ),
+        ({"observations": (Observation("y", 0, np.empty(0), octets(0)),)}, "0 for nothing"),
+        ({"observations": (Observation("y", 0, 1.0, octets(2)),)}, "something else than 0 and 1"),
         (
             {"addresses": (WireAddress("a", "", "", (2, -1)),)},
             r"address 'a' has an impossible shape \(2, -1\)",

@@ -275,7 +275,8 @@ def as_read(part: Any) -> Any:
         return {"address": part.address, "name": part.name, "family": code, "shape": list(part.shape)}
     if isinstance(part, Observation):
         value = tensor(np.ravel(part.value).tolist(), np.shape(part.value))
-        return {"name": part.name, "visit": part.visit, "value": value}
+        missing = None if part.missing is None else part.missing.tolist()
+        return {"name": part.name, "visit": part.visit, "value": value, "missing": missing}
     if hasattr(part, "_fields"):
         return {name: as_read(getattr(part, name)) for name in part._fields}
     if isinstance(part, FailureKind):

@@ -165,6 +165,7 @@ def test_output_of_a_simulator_that_dies() -> None:
     assert "    error: a forged line" in done.stderr
 
 
+@pytest.mark.slow
 def test_nothing_else_comes_out_of_a_process(result: Path) -> None:
     command = [sys.executable, "-m", "ppx_inference.cli", "show", str(result)]
     done = subprocess.run(command, capture_output=True, check=True)

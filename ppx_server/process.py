@@ -95,6 +95,8 @@ if guarded:
 
 _guard = _Guard()
 
+_INTERPRETERS = {".py": "python", ".R": "Rscript", ".r": "Rscript", ".js": "node", ".sh": "sh"}
+
 
 class SimulatorProcess:
     """One running simulator process, serving PPX at `address`.
@@ -196,7 +198,7 @@ class SimulatorProcess:
         if shutil.which(program) is None:
             raise SimulatorStartError(
                 f"cannot start the simulator: no executable file {program!r} (in {Path.cwd()} or on PATH); "
-                "build it, or give its full path"
+                + _remedy(program)
             )
         try:
             return subprocess.Popen(
@@ -220,6 +222,18 @@ class SimulatorProcess:
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone
             os.killpg(self._process.pid, number)
+
+
+def _remedy(program: str) -> str:
+    """What to do about a program that is not found."""
+    path = Path(program)
+    if path.is_file() and path.suffix in _INTERPRETERS:
+        return f"say what runs it: {_INTERPRETERS[path.suffix]} {program}"
+    if path.is_file() and os.access(path, os.X_OK):
+        return f"a program in this folder is ./{program}"
+    if path.is_file():
+        return "the file is there, but may not be executed: chmod +x, or say what runs it"
+    return "build it, or give its full path"
 
 
 def _signal_name(number: int) -> str:

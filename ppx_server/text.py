@@ -45,9 +45,9 @@ def paragraph(text: str) -> str:
     )
 
 
-def xml(text: str) -> str:
-    """For the text and the attributes of SVG and HTML."""
-    return escape(plain(text, lines=True), {'"': "&quot;", "'": "&#39;"})
+def xml(text: str, *, lines: bool = False) -> str:
+    """For the text and the attributes of SVG and HTML; `lines` as for `plain`."""
+    return escape(plain(text, lines=lines), {'"': "&quot;", "'": "&#39;"})
 
 
 def cell(text: str) -> str:
@@ -69,7 +69,13 @@ def counted(number: float, noun: str) -> str:
         noun: In the singular.
     """
     written = f"{number:,.0f}" if number == round(number) or number >= 100 else f"{number:.3g}"
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    plural = (
+        f"{noun}es"
+        if noun.endswith("s")
+        else f"{noun.removesuffix('y')}ies"
+        if noun.endswith("ty")
+        else f"{noun}s"
+    )
     return f"{written} {noun if number == 1 else plural}"
 
 

@@ -17,9 +17,10 @@ from ppx_inference.arguments import checked_count, checked_seed, observed_names
 from ppx_inference.metropolis import Info, Kernel, State
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, Reporter, reporting
-from ppx_inference.provenance import Provenance, first_failures
+from ppx_inference.provenance import Provenance, first_failures, given_values
 from ppx_server.errors import PPXError
 from ppx_server.executor import Executes
+from ppx_server.interrupts import finishing
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.trace import Ints, TraceBatch
 
@@ -221,7 +222,8 @@ class _Run(Generic[KernelT]):
 
     def _posterior(self, reporter: Reporter, *, interrupted: bool) -> Posterior:
         assert self._history is not None
-        traces = self._history.traces()
+        with finishing("putting the finished traces together"):
+            traces = self._history.traces()
         schedule = self._schedule
         settings = {"burn_in": schedule.burn_in, "thinning": schedule.thinning}
         provenance = Provenance(
@@ -229,6 +231,7 @@ class _Run(Generic[KernelT]):
             seed=schedule.seed,
             model_name=self._simulator.model_name,
             observations=observed_names(self._observations),
+            given=given_values(self._observations),
             num_executions=self._num_executed,
             num_failed=self._num_failed,
             failures=self._failures,

@@ -22,6 +22,7 @@ from ppx_server.executor import Executes
 from ppx_server.observations import Observations
 from ppx_server.script import Guide, ScriptBatch
 from ppx_server.store import TraceStore
+from ppx_server.store.manifest import PARTIAL
 from ppx_server.trace import DrawFlag, Status, TraceBatch
 
 FILE = "failures.jsonl"
@@ -121,8 +122,10 @@ class FailureReport:
         Raises:
             StoreError: The file cannot be written.
         """
+        partial = path.with_name(f"{path.name}{PARTIAL}")
         try:
-            path.write_text("".join(f"{json.dumps(_to_json(f))}\n" for f in self.first), encoding="utf-8")
+            partial.write_text("".join(f"{json.dumps(_to_json(f))}\n" for f in self.first), encoding="utf-8")
+            partial.replace(path)
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error}") from error
 

@@ -16,11 +16,12 @@ from ppx_inference.arguments import checked_count, checked_seed, observed_names
 from ppx_inference.diagnostics import is_weight, refuse_undefined
 from ppx_inference.posterior import Posterior
 from ppx_inference.progress import Progress, reporting
-from ppx_inference.provenance import Provenance, first_failures
+from ppx_inference.provenance import Provenance, first_failures, given_values
 from ppx_server.address import AddressTable
 from ppx_server.collecting import Collection
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
+from ppx_server.interrupts import finishing
 from ppx_server.observations import Observations, ObservationSet
 from ppx_server.script import Guide, Otherwise, ScriptBatch
 from ppx_server.trace import TraceBatch
@@ -154,6 +155,7 @@ def independent_traces(
                 seed=seed,
                 model_name=simulator.model_name,
                 observations=observed_names(given),
+                given=given_values(given),
                 num_executions=len(traces),
                 num_failed=int(np.count_nonzero(traces.status)),
                 failures=first_failures(traces.failures),
@@ -175,9 +177,11 @@ def independent_traces(
             interrupted = True
         except PPXError as error:
             _keep_finished(error, collected)
-            error.partial = posterior(interrupted=True) if len(collected) else None
+            with finishing("putting the finished traces together"):
+                error.partial = posterior(interrupted=True) if len(collected) else None
             raise
-        done = posterior(interrupted=interrupted)
+        with finishing("putting the finished traces together"):
+            done = posterior(interrupted=interrupted)
     done.warn_if_doubtful()
     return done
 

@@ -6,24 +6,30 @@ Letters: K traces, S the shape of a quantity.
 from __future__ import annotations
 
 import math
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ppx_inference import diagnostics, quantities
+from ppx_inference import diagnostics, quantities, ruled_out
 from ppx_inference.marginal import Marginal
+from ppx_inference.progress import Progress, reporting
 from ppx_inference.provenance import Provenance, first_failures
-from ppx_server.errors import StoreError
+from ppx_server.errors import AddressError, RuledOutError, StoreError
+from ppx_server.interrupts import finishing
 from ppx_server.script import ScriptBatch
+from ppx_server.text import counted, plain
 from ppx_server.trace import Status, TraceBatch
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from ppx_server.executor import Executes
@@ -32,6 +38,9 @@ Floats = NDArray[np.float64]
 
 _QUANTILES = (0.05, 0.5, 0.95)
 _PREDICTIVE_CHUNK = 1024
+_SAVE_CHUNK = 1 << 16
+_MOST_ROWS = 40
+"""Rows of a summary that are filled up with what has no clear name."""
 
 
 class SummaryRow(NamedTuple):
@@ -41,6 +50,8 @@ class SummaryRow(NamedTuple):
         present: Weight of the traces that have it, out of 1.
         ess: Effective sample size of the mean.
         r_hat: NaN for independent traces.
+        probabilities: Of the values of a categorical draw, whose mean, spread and quantiles are NaN: its numbers only
+            name categories.
     """
 
     name: str
@@ -52,6 +63,7 @@ class SummaryRow(NamedTuple):
     present: float
     ess: float
     r_hat: float
+    probabilities: Mapping[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +106,15 @@ class Posterior:
 
         Args:
             key: Name or full address, alone for the first visit or with the number of the visit (from 0). A name that
-                several addresses share is one quantity as long as no trace visits two of them.
+                several addresses share is one quantity as long as no trace visits two of them. Or what a summary calls
+                it, such as `x[3]`.
 
         Raises:
             AddressError: No trace has it (the message lists near matches), or it is ambiguous.
         """
-        name, instance = (key, 0) if isinstance(key, str) else key
-        return self._marginal(quantities.find(self.traces, name, instance))
+        if not isinstance(key, str | tuple):
+            raise TypeError(f"a quantity is asked for by its name, or by (name, visit), not by {key!r}")
+        return self._marginal(self.quantity(*((key,) if isinstance(key, str) else key)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -183,6 +197,10 @@ class Posterior:
         if self.provenance.num_chains and not self.provenance.inherited:
             each = self._chain_diagnostic(diagnostics.quick_ess) or {"every draw": self.ess}
             found = diagnostics.chain_doubts(each, self._chain_r_hat)
+        elif len(self) and not self.weights.any():
+            found = [
+                ruled_out.explain(self.traces) or "every trace has weight zero, so there is no posterior"
+            ]
         else:
             found = diagnostics.weight_doubts(self.ess, self.pareto_k)
         if self.num_failed:
@@ -190,12 +208,13 @@ class Posterior:
             found.append(diagnostics.failure_doubt(p.num_failed, p.num_executions, p.failures, seed=p.seed))
         if self.provenance.interrupted:
             found.append(f"the run was interrupted: these are the {len(self)} traces it had finished")
-        return tuple(found)
+        return tuple(map(plain, found))
 
     def warn_if_doubtful(self) -> None:
         """Issues one `TrustWarning` with all `doubts`, if there are any; for engines, at the line that called them."""
-        if self.doubts:
+        with finishing("looking how far the finished traces can be trusted"):
             text = "; ".join(self.doubts)
+        if text:
             warnings.warn(f"{self.provenance.engine}: {text}", diagnostics.TrustWarning, stacklevel=4)
 
     def expectation(self, f: Callable[[TraceBatch], ArrayLike]) -> float | Floats:
@@ -205,7 +224,7 @@ class Posterior:
             f: Called once with all K traces; returns `(K, *S)`, of which those of traces without weight do not matter.
 
         Returns:
-            A float, or an array of shape S.
+            A float, or an array of shape S; NaN if no trace has any weight.
 
         Raises:
             ValueError: f does not return one value per trace.
@@ -216,7 +235,10 @@ class Posterior:
                 f"f must return one value for each of {len(self)} traces, not shape {values.shape}"
             )
         possible = self.weights > 0
-        mean = np.tensordot(self.weights[possible], values[possible], 1)
+        if not possible.any():
+            mean = np.full(values.shape[1:], np.nan)
+        else:
+            mean = np.asarray(np.tensordot(self.weights[possible], values[possible], 1))
         return float(mean) if mean.ndim == 0 else np.asarray(mean)
 
     def resample(self, num_traces: int, seed: int) -> Posterior:
@@ -229,12 +251,16 @@ class Posterior:
             seed: Fixes which.
 
         Raises:
-            ValueError: num_traces is not positive, or no trace has any weight.
+            ValueError: num_traces is not positive.
+            RuledOutError: No trace has any weight.
         """
         if num_traces < 1:
             raise ValueError(f"num_traces must be at least 1, not {num_traces}")
         if not self.weights.any():
-            raise ValueError("every trace has weight zero, so there is nothing to resample")
+            why = ruled_out.explain(self.traces)
+            raise RuledOutError(
+                f"every trace is ruled out (has weight zero), so there is nothing to resample{why and ': '}{why}"
+            )
         points = (np.arange(num_traces) + np.random.default_rng(seed).random()) / num_traces
         chosen = np.searchsorted(np.cumsum(self.weights), points * self.weights.sum(), side="right")
         chosen = np.minimum(chosen, np.flatnonzero(self.weights)[-1])
@@ -278,51 +304,115 @@ class Posterior:
         )
         return cls(traces, np.where(finished, 0.0, -np.inf), provenance)
 
-    def summary(self, *names: str) -> list[SummaryRow]:
-        """Rows for the named quantities, by default for all scalar draws and tags with a name that are unambiguous."""
-        rows = []
-        for name in names or self.names:
-            try:
-                rows.append(_row(self[name]))
-            except LookupError:
-                if names:
-                    raise
-        return rows
+    @property
+    def num_quantities(self) -> int:
+        """How many scalars the traces hold, the elements of arrays and every visit counted."""
+        return sum(listed.size for listed in self._listing)
+
+    def summary(self, *names: str, most: int | None = None) -> list[SummaryRow]:
+        """Rows for quantities, the elements of an array in a row each.
+
+        Args:
+            names: Which; by default all scalars with a clear name (draws, tags, drawn observations, the result), and as
+                many of the others as make 40 rows: draws without a name, elements of arrays, repeated visits. See
+                `num_quantities` for how many there are.
+            most: Rows at most; None for no other limit.
+
+        Raises:
+            AddressError: No trace has one of the names.
+        """
+        if names:
+            found = (element for name in names for element in self.quantity(name).elements())
+        else:
+            found = (e for q in self._listing for e in quantities.read(self.traces, q).elements())
+            most = most if most is not None else max(_MOST_ROWS, sum(q.first for q in self._listing))
+        return [_row(self._marginal(quantity)) for quantity in islice(found, most)]
 
     def table(self) -> pa.Table:
-        """Draws in long form, one row per scalar draw; see `ppx_inference.table`."""
-        from ppx_inference.table import draws_table
+        """Everything in long form, one row per number; see `ppx_inference.table`."""
+        from ppx_inference.table import long_table
 
-        return draws_table(self)
+        return long_table(self)
 
-    def save(self, path: str | Path) -> None:
-        """Writes traces, weights and provenance to `path`, a `ppx_server.store.TraceStore`.
+    def to_pandas(self, *names: str) -> pd.DataFrame:
+        """One row per trace: `index`, `weight`, `log_weight`, `chain` and a column per quantity, as in a `summary`.
+
+        A quantity that a trace does not have is NaN. Estimates need the weights; `resample` gives traces that do not.
+
+        Args:
+            names: Which quantities; by default all, a thousand columns at most (a warning says how many are left out).
+
+        Raises:
+            AddressError: No trace has one of the names.
+            ImportError: pandas is not installed.
+        """
+        from ppx_inference.table import data_frame
+
+        return data_frame(self, names)
+
+    def save(self, path: str | Path, *, progress: Progress | None = None) -> None:
+        """Writes traces, weights and provenance to `path`, a `ppx_server.store.TraceStore`: all of them or nothing.
+
+        A Ctrl-C meanwhile takes effect when everything is saved; a second one gives it up and removes what was written.
+        A process that is killed leaves a part, which is known as one, and which the next `save` replaces.
+
+        Args:
+            path: The directory.
+            progress: Who is told how far it is; None for a bar if stderr is a terminal.
 
         Raises:
             StoreError: There is something at the path already, or it cannot be written.
         """
         from ppx_server.store import TraceStore
 
-        metadata = {"kind": _KIND, "provenance": asdict(self.provenance)}
-        with TraceStore.create(path, model_name=self.provenance.model_name, metadata=metadata) as store:
-            store.append(self.traces, extra={"log_weight": self.log_weight})
+        store = TraceStore.create(
+            path,
+            model_name=self.provenance.model_name,
+            metadata={"kind": _KIND, "provenance": asdict(self.provenance)},
+            total=len(self),
+        )
+        what = f"saving {counted(len(self), 'trace')} to {path}"
+        try:
+            with finishing(what) as came, reporting(progress, len(self), f"saving to {path}") as reporter:
+                for start in range(0, len(self), _SAVE_CHUNK):
+                    rows = np.arange(start, min(start + _SAVE_CHUNK, len(self)))
+                    extra = {"log_weight": self.log_weight[rows]}
+                    store.append(self.traces.select(rows), extra=extra)
+                    reporter.advance(len(rows))
+                store.close()
+        except BaseException:
+            store.discard()
+            raise
+        if came:
+            signal.raise_signal(came[0])
 
     @classmethod
     def open(cls, path: str | Path) -> Posterior:
         """Reads what `save` wrote.
 
         Raises:
-            StoreError: There is no posterior at `path`, or it is damaged.
+            StoreError: There is no posterior at `path`, it is a part of one, or it is damaged.
         """
-        from ppx_server.store import TraceStore
+        from ppx_server.store import TraceStore, being_written
 
         store = TraceStore.open(path)
-        log_weight = store.read_extra().get("log_weight")
-        if store.metadata.get("kind") != _KIND or log_weight is None:
+        if store.metadata.get("kind") != _KIND:
             raise StoreError(
                 f"{path} holds traces but no posterior; read it with ppx_server.store.TraceStore.open"
             )
-        return cls(store.read(), log_weight, Provenance.from_json(store.metadata["provenance"]))
+        if store.num_missing:
+            there = f"{len(store):,} of {counted(len(store) + store.num_missing, 'trace')}"
+            raise StoreError(
+                f"{path} is being written: {there} so far; wait until it is whole"
+                if being_written(Path(path))
+                else f"{path} is a part of a posterior: {there} were written when saving was stopped, which say "
+                "nothing of the whole; infer it again (to the same path: the part gives way)"
+            )
+        try:
+            provenance = Provenance.from_json(store.metadata["provenance"])
+            return cls(store.read(), store.read_extra()["log_weight"], provenance)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"the posterior at {path} is damaged ({error!r}); infer it again") from error
 
     @cached_property
     def _chains(self) -> tuple[int, int]:
@@ -340,11 +430,30 @@ class Posterior:
 
     def _chain_diagnostic(self, diagnostic: Callable[[Floats], float]) -> dict[str, float]:
         each = {name: diagnostic(column) for name, column in self._chain_columns()}
-        return {name: value for name, value in each.items() if math.isfinite(value)}
+        return {name: value for name, value in each.items() if not math.isnan(value)}
 
     @cached_property
     def _chain_r_hat(self) -> dict[str, float]:
         return self._chain_diagnostic(diagnostics.r_hat)
+
+    @cached_property
+    def _listing(self) -> list[quantities.Listed]:
+        return quantities.listing(self.traces)
+
+    def quantity(self, name: str, instance: int = 0) -> quantities.Quantity:
+        """The values of what is called by a name or address, or else by a label of a summary, without weights.
+
+        Raises:
+            AddressError: No trace has it, or it is ambiguous.
+        """
+        try:
+            return quantities.find(self.traces, name, instance)
+        except AddressError:
+            listed = next((q for q in self._listing if not instance and q.holds(name)), None)
+            if listed is None:
+                raise
+        found = quantities.read(self.traces, listed)
+        return found if name == listed.label else next(e for e in found.elements() if e.name == name)
 
     def _marginal(self, quantity: quantities.Quantity) -> Marginal:
         max_ess = self.ess if "ess" in self.provenance.inherited else math.inf
@@ -352,7 +461,8 @@ class Posterior:
 
     def __repr__(self) -> str:
         p = self.provenance
-        parts = [f"{p.engine} of {p.model_name or 'a simulator'}: {len(self)} traces", f"ess {self.ess:.0f}"]
+        of = plain(p.model_name) or "a simulator"
+        parts = [f"{p.engine} of {of}: {counted(len(self), 'trace')}", f"ess {self.ess:.0f}"]
         if p.inherited:
             parts.append("resampled")
         elif p.num_chains:
@@ -370,6 +480,10 @@ _KIND = "ppx posterior"
 
 
 def _row(marginal: Marginal) -> SummaryRow:
+    name, present, ess, r_hat = marginal.name, marginal.present, marginal.ess, marginal.r_hat
+    if marginal.categorical:
+        probabilities = marginal.probabilities() if present else {}
+        no = math.nan
+        return SummaryRow(name, no, no, no, no, no, present, ess, r_hat, probabilities)
     q05, q50, q95 = np.asarray(marginal.quantile(_QUANTILES)).tolist()
-    mean, std = float(marginal.mean()), float(marginal.std())
-    return SummaryRow(marginal.name, mean, std, q05, q50, q95, marginal.present, marginal.ess, marginal.r_hat)
+    return SummaryRow(name, float(marginal.mean()), float(marginal.std()), q05, q50, q95, present, ess, r_hat)

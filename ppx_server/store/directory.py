@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -14,15 +15,20 @@ from numpy.typing import ArrayLike
 
 from ppx_server.address import AddressTable
 from ppx_server.errors import StoreError
+from ppx_server.interrupts import uninterrupted
 from ppx_server.store import canonical
 from ppx_server.store.buffer import Buffer
 from ppx_server.store.manifest import (
     FORMAT,
+    LOCK,
     MANIFEST,
     VERSION,
     Shard,
     acquire,
+    clear,
+    lacking,
     make_directory,
+    missing,
     read_manifest,
     remove_leftovers,
     write_manifest,
@@ -64,20 +70,26 @@ class TraceStore:
         model_name: str = "",
         fingerprint: str = "",
         metadata: Mapping[str, Any] | None = None,
+        total: int | None = None,
     ) -> Self:
         """Makes a new store and opens it for appending.
+
+        A store that is made to hold a `total` is a part until it does (see `num_missing`). What is left of one whose
+        writer was killed gives way to a new store.
 
         Args:
             path: Directory, which must not exist or be empty.
             model_name: Name of the model whose traces it will hold.
             fingerprint: What changes whenever the model does, if it is known.
             metadata: Anything that JSON can say.
+            total: Number of traces it will hold; None if that is open.
 
         Raises:
             StoreError: The directory holds something, cannot be written, or `metadata` is not JSON.
         """
         about = {"model_name": model_name, "fingerprint": fingerprint, "metadata": dict(metadata or {})}
-        return cls._create(Path(path), {**about, "run": False, "seed": None})
+        expected = {} if total is None else {"total": total}
+        return cls._create(Path(path), {**about, **expected, "run": False, "seed": None})
 
     @classmethod
     def resume(
@@ -105,7 +117,7 @@ class TraceStore:
         """
         directory = Path(path)
         about = {"model_name": model_name, "fingerprint": fingerprint, "seed": seed}
-        if not (directory / MANIFEST).exists():
+        if not (directory / MANIFEST).exists() or missing(directory):
             return cls._create(directory, {**about, "run": True, "metadata": dict(metadata or {})})
         store = cls.open(directory, mode="append")
         differing = [
@@ -134,7 +146,9 @@ class TraceStore:
             "addresses": [],
             "shards": [],
         }
-        store = cls(directory, manifest, acquire(directory))
+        lock = acquire(directory)
+        clear(directory)
+        store = cls(directory, manifest, lock)
         try:
             store._write_manifest(manifest)
         except StoreError:
@@ -190,6 +204,18 @@ class TraceStore:
             self._lock.close()
             self._lock = None
 
+    @uninterrupted()
+    def discard(self) -> None:
+        """Removes a store that is being made, with its directory if nothing else is in it; a closed one stays."""
+        if self._lock is None:
+            return
+        clear(self._path)
+        (self._path / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.rmdir()
+        self._lock.close()
+        self._lock = None
+
     def __len__(self) -> int:
         """Number of traces that are on disk."""
         return sum(s.num_traces for s in self._shards)
@@ -222,6 +248,11 @@ class TraceStore:
     def next_index(self) -> int:
         """One more than the index of the last trace appended: where a run goes on."""
         return self._buffer.next_index or (self._shards[-1].max_index + 1 if self._shards else 0)
+
+    @property
+    def num_missing(self) -> int:
+        """How many of the traces that the store was made to hold are not on disk; 0 if their number was left open."""
+        return lacking(self._manifest)
 
     @property
     def num_failed(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
@@ -21,6 +22,7 @@ VERSION = 2
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 PARTIAL = ".partial"
+_OURS = re.compile(r"manifest\.json|(shard|tail)-[\d-]+\.arrow|failures\.jsonl")
 _TYPES = {"model_name": str, "fingerprint": str, "run": bool, "metadata": dict, "extra": list, "shards": list}
 _MOST = (1 << 63) - 1
 """The largest number in a shard's entry; trace indices fit into 64 bits."""
@@ -119,6 +121,9 @@ def _checked(manifest: Mapping[str, Any]) -> list[Shard]:
             raise TypeError(f"{key} is {manifest[key]!r}")
     if any(type(name) is not str for name in manifest["extra"]):
         raise TypeError(f"extra is {manifest['extra']!r}")
+    total = manifest.get("total")
+    if total is not None and (type(total) is not int or not 0 <= total <= _MOST):
+        raise ValueError(f"total is {total!r}")
     seed = manifest["seed"]
     if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 64):
         raise ValueError(f"seed is {seed!r}")
@@ -218,21 +223,67 @@ def _sync(path: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Makes the directory of a new store.
+    """Makes the directory of a new store, if there is not one that is `vacant`.
 
     Raises:
         StoreError: There is something in it, or it cannot be made.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        taken = any(p.name != LOCK and not p.name.endswith(PARTIAL) for p in directory.iterdir())
     except OSError as error:
         raise StoreError(f"cannot make a trace store at {directory}: {error}; choose another path") from error
-    if taken:
+    if not vacant(directory):
         raise StoreError(
-            f"cannot make a trace store at {directory}: the directory is not empty; "
+            f"cannot make a trace store at {directory}: the directory is not empty, or being written to; "
             "choose another path, or append with TraceStore.open(path, mode='append')"
         )
+
+
+def vacant(directory: Path) -> bool:
+    """Whether a new store may be made at a path: nothing is there, or what a killed writer left of a whole one."""
+    if not directory.exists():
+        return True
+    if not directory.is_dir():
+        return False
+    names = {path.name for path in directory.iterdir()}
+    others = {name for name in names if name != LOCK and not name.endswith(PARTIAL)}
+    if not others:
+        return True
+    return missing(directory) > 0 and all(map(_OURS.fullmatch, others)) and not being_written(directory)
+
+
+def missing(directory: Path) -> int:
+    """How many traces a store lacks of those that it was made to hold; 0 where it is whole, open-ended or none."""
+    try:
+        manifest = read_manifest(directory)
+    except StoreError:
+        return 0
+    return lacking(manifest)
+
+
+def being_written(directory: Path) -> bool:
+    """Whether a process appends to a store."""
+    try:
+        with (directory / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def lacking(manifest: Mapping[str, Any]) -> int:
+    """See `missing`."""
+    total: int = manifest.get("total") or 0
+    return max(total - sum(int(entry["num_traces"]) for entry in manifest["shards"]), 0)
+
+
+def clear(directory: Path) -> None:
+    """Removes all files of a store, the lock excepted; only for the holder of the lock."""
+    for path in directory.iterdir():
+        if _OURS.fullmatch(path.name) or path.name.endswith(PARTIAL):
+            path.unlink(missing_ok=True)
 
 
 def acquire(directory: Path) -> IO[str]:

@@ -398,6 +398,6 @@ def _numpy(column: pa.Array, kind: type[np.generic]) -> NDArray[Any]:
         raise ValueError(f"a column of {wanted} holds {values.dtype}")
     if values.dtype.kind == "i" and int(values.min()) < 0:
         raise ValueError("a column holds a negative number")
-    if values.dtype.itemsize > wanted.itemsize and int(values.max()) > np.iinfo(kind).max:
+    if values.dtype.itemsize > wanted.itemsize and int(values.max()) > np.iinfo(wanted).max:
         raise ValueError(f"a column of {wanted} holds {values.max()}")
     return values

@@ -34,6 +34,8 @@ from ppx_server.errors import CheckpointError
 FORMAT = "ppx proposal"
 VERSION = 1
 _JSON = "proposal.json"
+_LEFTOVERS = (".weights-*", f".{_JSON}.*")
+"""Files that a process left which was killed while it wrote them."""
 
 
 def save(proposal: Proposal, path: Path) -> None:
@@ -65,9 +67,10 @@ def save(proposal: Proposal, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         _write(path / name, weights)
         _write(path / _JSON, _one_line_each(description).encode())
-        for old in path.glob("weights-*.safetensors"):
-            if old.name != name:
-                old.unlink(missing_ok=True)
+        for pattern in ("weights-*.safetensors", *_LEFTOVERS):
+            for old in path.glob(pattern):
+                if old.name != name:
+                    old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {path}: {error}; choose another folder") from error
 
@@ -86,7 +89,11 @@ def load(path: Path, *, device: torch.device) -> Proposal:
         description = json.loads((path / _JSON).read_bytes())
         weights_path = path / Path(str(description["weights"]["file"])).name
         weights = weights_path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if (path / "manifest.json").exists():
+            raise CheckpointError(
+                f"{path} holds traces, not a proposal; give the folder that ppx train wrote (its --output)"
+            ) from error
         raise CheckpointError(
             f"no checkpoint at {path}: {error.filename} is missing; check the path"
         ) from error

@@ -34,6 +34,7 @@ from ppx_proposals.proposal import Proposal, TrainingStep, choose_device
 from ppx_proposals.threads import arithmetic_threads
 from ppx_server.errors import CheckpointError, ObservationError, PPXError, SimulatorError
 from ppx_server.executor import Executes
+from ppx_server.interrupts import finishing
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 
@@ -245,7 +246,8 @@ class _Training:
         finally:
             state.seconds = self._seconds_before + time.monotonic() - self._started
             if self._folder is not None:
-                self._proposal.save(self._folder)
+                with finishing(f"saving what was learnt to {self._folder}"):
+                    self._proposal.save(self._folder)
 
     def _learn(self, production: Production, interrupted: threading.Event) -> str:
         config = self._config
@@ -302,7 +304,7 @@ class _Training:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into an event, so that no step is cut in two; the second one interrupts."""
+    """Turns the first Ctrl-C or SIGTERM into an event, so that no step is cut in two; the second one interrupts."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -313,8 +315,11 @@ def _interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = signal.signal(signal.SIGINT, handle)
+    # Where nothing handles SIGTERM, it ends the process.
+    taken = [n for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))]
+    before = {number: signal.signal(number, handle) for number in taken}
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

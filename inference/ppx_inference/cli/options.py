@@ -12,9 +12,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from ppx_inference.cli.console import note
 from ppx_inference.progress import Progress, quiet
 from ppx_inference.simulator import Simulator
 from ppx_server.errors import ObservationError, StoreError
+from ppx_server.store import missing, vacant
 
 COMMAND_SETTINGS = {"allow_interspersed_args": False}
 """What follows the first word of the simulator's command belongs to it, so that `--` may be left out."""
@@ -42,6 +44,15 @@ Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds a simulator may
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
+Csv = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write a table with one row per trace: its weight and every quantity.",
+        show_default=False,
+    ),
+]
+
 Observe = Annotated[
     list[str] | None,
     typer.Option(
@@ -51,6 +62,8 @@ Observe = Annotated[
         show_default=False,
     ),
 ]
+
+_CHECKPOINT_PARTS = (".weights-*", ".proposal.json.*", "weights-*.safetensors", "failures.jsonl")
 
 _VISIT = re.compile(r"(.*\S)\s*\[(\d+)\]")
 
@@ -89,13 +102,23 @@ def shown(is_quiet: bool) -> Progress | None:
 
 
 def refuse_existing(output: Path | None) -> None:
-    """Looks before a long run whether its result can be written.
+    """Looks before a long run whether its result can be written; what a killed process left gives way to it.
 
     Raises:
         StoreError: There is something at `output`.
     """
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output is None:
+        return
+    if lacking := missing(output):
+        note(f"{output} holds a part of a result ({lacking:,} traces are missing), which will be replaced")
+    if not (vacant(output) or is_fragment(output)):
         raise StoreError(f"there is something at {output} already; choose another --output or remove it")
+
+
+def is_fragment(checkpoint: Path) -> bool:
+    """Whether a folder holds no more than what training left that was killed while it wrote its first checkpoint."""
+    left = {path for pattern in _CHECKPOINT_PARTS for path in checkpoint.glob(pattern)}
+    return checkpoint.is_dir() and left == set(checkpoint.iterdir())
 
 
 def parse_observations(texts: Sequence[str]) -> dict[str | tuple[str, int], NDArray[np.float64]]:

@@ -15,6 +15,7 @@ from ppx_inference.cli.options import (
     Addresses,
     AsJson,
     Command,
+    Csv,
     Observe,
     Quiet,
     Seed,
@@ -25,11 +26,14 @@ from ppx_inference.cli.options import (
     refuse_existing,
     shown,
 )
-from ppx_inference.cli.summary import posterior_document, show_posterior
+from ppx_inference.cli.summary import posterior_document, show_posterior, write_table
 from ppx_inference.failures import FailureLog
 from ppx_inference.posterior import Posterior
+from ppx_inference.progress import Progress
 from ppx_server.errors import ObservationError, PPXError
 from ppx_server.executor import Executes
+from ppx_server.store.manifest import MANIFEST
+from ppx_server.text import counted
 
 
 class Engine(StrEnum):
@@ -83,6 +87,7 @@ def posterior(
             "--output", "-o", metavar="DIR", help="Where to save the posterior.", show_default=False
         ),
     ] = None,
+    csv: Csv = None,
     num_chains: Annotated[
         int | None, typer.Option("--chains", min=1, help="rmh, lmh: number of chains.", show_default=False)
     ] = None,
@@ -125,31 +130,76 @@ def posterior(
     if not observations:
         raise ObservationError("nothing is observed; give at least one --observe NAME=VALUE")
     refuse_existing(output)
-    run = {"num_traces": num_traces, "seed": seed, "progress": shown(is_quiet), **settings}
+    progress = shown(is_quiet)
+    run = {"num_traces": num_traces, "seed": seed, "progress": progress, **settings}
     invocation = Invocation(command, addresses, observe or [])
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
-        log = FailureLog(simulator, simulator.num_workers)
-        try:
-            found = _infer(chosen, log, observations, run)
-        except PPXError as error:
-            if isinstance(error.partial, Posterior) and output is not None:
-                error.partial.save(output)
-                note(f"{len(error.partial):,} traces that were finished are in {output}")
-            report_failures(log.report(), output, invocation)
+    found: Posterior | None = None
+    try:
+        with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+            log = FailureLog(simulator, simulator.num_workers)
+            try:
+                found = _infer(chosen, log, observations, run)
+            except PPXError as error:
+                _keep_part(error, output, progress)
+                report_failures(log.report(), output, invocation)
+                raise
+    except KeyboardInterrupt:
+        if found is None:
             raise
-    document: dict[str, Any] = {**posterior_document(found), "output": output}
+        interrupted = True  # when all was done
+    else:
+        interrupted = found.provenance.interrupted
     if output is not None:
-        found.save(output)
-    if not as_json:
-        show_posterior(found)
-    report_failures(log.report(), output, invocation)
-    if found.provenance.interrupted:
-        where = f"in {output}" if output else "summarised, but not saved; --output saves them"
-        raise Interrupted(f"the {len(found):,} traces that were finished are {where}", document)
+        interrupted |= _save(found, output, progress)
+    try:
+        document: dict[str, Any] = {**posterior_document(found), "output": output}
+        if csv is not None:
+            write_table(found, csv)
+        if not as_json:
+            show_posterior(found)
+        report_failures(log.report(), output, invocation)
+    except KeyboardInterrupt:
+        raise Interrupted(_kept(found, output)) from None
+    if interrupted:
+        raise Interrupted(_kept(found, output), document)
     if as_json:
         show_json(document)
     elif output is not None:
         note(f"saved in {output}; look at it with: ppx show {output}")
+
+
+def _keep_part(error: PPXError, output: Path | None, progress: Progress | None) -> None:
+    """Saves what an engine had finished when something went wrong."""
+    if isinstance(error.partial, Posterior) and output is not None:
+        _save(error.partial, output, progress)
+        note(f"{counted(len(error.partial), 'trace')} that {_were(error.partial)} finished are in {output}")
+
+
+def _save(found: Posterior, output: Path, progress: Progress | None) -> bool:
+    """Saves a posterior; says whether an interruption came meanwhile, which waited for the end.
+
+    Raises:
+        Interrupted: A second one gave it up.
+    """
+    try:
+        found.save(output, progress=progress)
+    except KeyboardInterrupt:
+        if (output / MANIFEST).exists():
+            return True
+        many = counted(len(found), "trace")
+        raise Interrupted(
+            f"{many} {_were(found)} finished, but saving was given up; nothing is kept"
+        ) from None
+    return False
+
+
+def _kept(found: Posterior, output: Path | None) -> str:
+    where = f"in {output}" if output else "not saved; --output saves them"
+    return f"the {counted(len(found), 'trace')} that {_were(found)} finished are {where}"
+
+
+def _were(found: Posterior) -> str:
+    return "was" if len(found) == 1 else "were"
 
 
 def _settings(engine: Engine, given: Mapping[str, Any], proposal: Path | None) -> dict[str, Any]:

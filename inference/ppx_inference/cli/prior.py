@@ -33,8 +33,10 @@ from ppx_inference.progress import Progress, Reporter, reporting
 from ppx_inference.simulator import Simulator
 from ppx_server.errors import PPXError
 from ppx_server.executor import Executes
-from ppx_server.store import TraceStore
+from ppx_server.interrupts import finishing
+from ppx_server.store import TraceStore, missing
 from ppx_server.store.manifest import MANIFEST
+from ppx_server.text import counted
 from ppx_server.trace import TraceBatch
 
 _CHUNK_SECONDS = 1.0
@@ -72,7 +74,7 @@ def prior(
 
       ppx prior -n 1000000 --seed 7 -o traces --workers 4 -- ./tau_decay
     """
-    if output is not None and not (output / MANIFEST).exists():
+    if output is not None and (not (output / MANIFEST).exists() or missing(output)):
         refuse_existing(output)
     invocation = Invocation(command, addresses)
     with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
@@ -108,15 +110,16 @@ def _summarise(
             if not batches:
                 raise
             interrupted = True
-    drawn = Posterior.of_traces(TraceBatch.concatenate(batches))
-    rate = len(drawn) / reporter.seconds
-    document = {**posterior_document(drawn), "wall_seconds": reporter.seconds, "traces_per_second": rate}
-    if not as_json:
-        show_posterior(drawn)
-        note(f"{len(drawn):,} traces in {reporter.seconds:.1f} s ({rate:,.0f}/s)")
-    report_failures(log.report(), None, invocation)
-    if interrupted:
-        kept = f"this is a summary of the {len(drawn):,} traces that were finished"
+    with finishing("summarising the finished traces") as came:
+        drawn = Posterior.of_traces(TraceBatch.concatenate(batches))
+        rate = len(drawn) / reporter.seconds
+        document = {**posterior_document(drawn), "wall_seconds": reporter.seconds, "traces_per_second": rate}
+        if not as_json:
+            show_posterior(drawn)
+            note(f"{counted(len(drawn), 'trace')} in {reporter.seconds:.1f} s ({rate:,.0f}/s)")
+        report_failures(log.report(), None, invocation)
+    if interrupted or came:
+        kept = f"this is a summary of the {counted(len(drawn), 'finished trace')}"
         raise Interrupted(kept, {**document, "interrupted": True})
     if as_json:
         show_json(document)
@@ -134,7 +137,7 @@ def _fill(
 ) -> None:
     first = store.next_index
     if first:
-        note(f"{first:,} traces are in {store.path} already")
+        note(f"{_are(first)} in {store.path} already")
 
     def document() -> dict[str, Any]:
         return {
@@ -149,25 +152,32 @@ def _fill(
             "traces_per_second": (len(store) - first) / reporter.seconds,
         }
 
-    with reporting(progress, max(num_traces - first, 0), "prior") as reporter:
-        writer = _Writer(store)
-        try:
+    try:
+        with reporting(progress, max(num_traces - first, 0), "prior") as reporter:
+            writer = _Writer(store)
             try:
                 _run(simulator, seed, first, num_traces, reporter, writer.append)
             finally:
-                writer.close()
-        except KeyboardInterrupt:
-            kept = f"{len(store):,} traces are in {store.path}; the same command goes on"
-            raise Interrupted(kept, {**document(), "interrupted": True}) from None
-        except PPXError:
-            note(f"{len(store):,} traces are in {store.path}; the same command goes on")
-            raise
-    report_failures(FailureReport.of_store(store), store.path, invocation)
+                with finishing(f"writing the finished traces to {store.path}") as came:
+                    writer.close()
+        report_failures(FailureReport.of_store(store), store.path, invocation)
+        if came:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        kept = f"{_are(len(store))} in {store.path}; the same command goes on"
+        raise Interrupted(kept, {**document(), "interrupted": True}) from None
+    except PPXError:
+        note(f"{_are(len(store))} in {store.path}; the same command goes on")
+        raise
     if as_json:
         show_json(document())
     else:
         rate = (len(store) - first) / reporter.seconds
-        note(f"{len(store):,} traces are in {store.path} ({reporter.seconds:.1f} s, {rate:,.0f}/s)")
+        note(f"{_are(len(store))} in {store.path} ({reporter.seconds:.1f} s, {rate:,.0f}/s)")
+
+
+def _are(num_traces: int) -> str:
+    return f"{counted(num_traces, 'trace')} {'is' if num_traces == 1 else 'are'}"
 
 
 class _Writer:

@@ -89,30 +89,38 @@ def train(
     from ppx_inference import compilation
     from ppx_inference.compilation import Proposal
 
-    known = Proposal.load(output, device=device) if resume and (output / "proposal.json").exists() else None
+    written = output / "proposal.json"
+    known = Proposal.load(output, device=device) if resume and written.exists() else None
     config = _config(known, lstm_size, batch_size, learning_rate, max_seconds)
-    with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
-        names = observed or (list(known.observed) if known else _observed(simulator, seed))
-        log = FailureLog(simulator, simulator.num_workers)
-        try:
-            proposal = compilation.train(
-                log,
-                names,
-                num_traces=num_traces,
-                seed=seed,
-                config=config,
-                proposal=known,
-                checkpoint=output,
-                device=device,
-                progress=shown(is_quiet),
-            )
-        except PPXError:
-            if (output / "proposal.json").exists():
-                note(f"what was learnt before is in {output}; go on with --resume")
+    try:
+        with open_simulator(command, addresses, workers=workers, timeout=timeout) as simulator:
+            names = observed or (list(known.observed) if known else _observed(simulator, seed))
+            log = FailureLog(simulator, simulator.num_workers)
+            try:
+                proposal = compilation.train(
+                    log,
+                    names,
+                    num_traces=num_traces,
+                    seed=seed,
+                    config=config,
+                    proposal=known,
+                    checkpoint=output,
+                    device=device,
+                    progress=shown(is_quiet),
+                )
+            finally:
+                report_failures(log.report(), output, Invocation(command, addresses))
+        _report(proposal, output, as_json=as_json)
+    except PPXError:
+        if written.exists():
+            note(f"what was learnt before is in {output}; go on with --resume")
+        raise
+    except KeyboardInterrupt:
+        if not written.exists():
             raise
-        finally:
-            report_failures(log.report(), output, Invocation(command, addresses))
-    _report(proposal, output, as_json=as_json)
+        raise Interrupted(
+            f"what was learnt when it was last saved is in {output}; go on with --resume"
+        ) from None
 
 
 def _config(

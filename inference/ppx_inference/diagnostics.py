@@ -29,6 +29,8 @@ _MOST_STATES = 1000
 """States of a chain that R-hat is computed from: it compares chains, which are short if more of their states matter."""
 _MIN_TAIL = 25
 """Fewest weights from which arviz-stats makes a tail of five, the least it fits."""
+_NO_VARIATION = 1e6
+"""R-hat above it is a variance between chains divided by a rounding error: within them there is none."""
 _MAX_SPREAD = 600.0
 """Nats; weights of a tail that spreads wider underflow, and arviz-stats 0.8 then reports a small k-hat."""
 
@@ -119,7 +121,9 @@ def quick_ess(values: Floats) -> float:
 
 
 def r_hat(values: Floats) -> float:
-    """Rank-normalised split R-hat of evenly spaced states; NaN for constant or very short chains.
+    """Rank-normalised split R-hat of evenly spaced states; NaN for very short chains and where all states are the same.
+
+    Infinite if each chain stays where it is, and they are at different places.
 
     Args:
         values: `(C, T)`; one chain is compared with itself, first half against second.
@@ -127,7 +131,8 @@ def r_hat(values: Floats) -> float:
     if values.shape[1] < 4 or not np.isfinite(values).all() or np.ptp(values) == 0:
         return math.nan
     with np.errstate(all="ignore"):
-        return float(_estimators().rhat(_spaced(values)))
+        found = float(_estimators().rhat(_spaced(values)))
+    return math.inf if found > _NO_VARIATION else found
 
 
 def _spaced(values: Floats) -> Floats:
@@ -223,8 +228,12 @@ def chain_doubts(ess: Mapping[str, float], r_hat: Mapping[str, float]) -> list[s
         )
     if r_hat and max(r_hat.values()) > MAX_R_HAT:
         name = max(r_hat, key=lambda n: r_hat[n])
+        what = (
+            f"R-hat {r_hat[name]:.2f} of {name} is above {MAX_R_HAT}: the chains disagree"
+            if math.isfinite(r_hat[name])
+            else f"no chain has moved in {name} (R-hat is infinite), and they are at different places"
+        )
         found.append(
-            f"R-hat {r_hat[name]:.2f} of {name} is above {MAX_R_HAT}: the chains disagree; run longer (num_traces, "
-            "burn_in), or use inference_compilation, which crosses between modes"
+            f"{what}; run longer (num_traces, burn_in), or use inference_compilation, which crosses between modes"
         )
     return found

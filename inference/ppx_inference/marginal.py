@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ppx_inference import diagnostics
 from ppx_inference.quantities import Quantity
+from ppx_server.errors import RuledOutError
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +28,10 @@ class Marginal:
         weights: `(P,)`, sum to 1.
         present: Weight of the traces that have the quantity, out of 1.
         discrete: The quantity is a draw from a discrete family.
+        categorical: It is the number of a category: `probabilities` say more than a mean.
         trace: `(P,)` positions of the traces in the posterior.
+
+    Where no trace that has the quantity has any weight, estimates are NaN.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Marginal:
     weights: Floats
     present: float
     discrete: bool
+    categorical: bool
     trace: NDArray[np.int64]
     _chains: tuple[int, int]
     """(C, T): the traces are C chains of T states, one chain after the other; C = 0 for independent traces."""
@@ -50,16 +55,16 @@ class Marginal:
         present = float(mine.sum())
         present = 1.0 if present > 1.0 - 1e-12 else present
         mine = mine / mine.sum() if present > 0 else mine
-        name, values, trace, discrete = quantity
-        return cls(name, values, mine, present, discrete, trace, chains, max_ess)
+        name, values, trace, discrete, categorical = quantity
+        return cls(name, values, mine, present, discrete, categorical, trace, chains, max_ess)
 
     def mean(self) -> float | Floats:
         """Posterior mean: a float, or an array of shape S."""
-        return _plain(np.tensordot(self.weights, self.values, 1))
+        return _plain(self._mean(self.values))
 
     def std(self) -> float | Floats:
         """Posterior standard deviation: a float, or an array of shape S."""
-        return _plain(np.sqrt(np.tensordot(self.weights, (self.values - self.mean()) ** 2, 1)))
+        return _plain(np.sqrt(self._mean((self.values - self.mean()) ** 2)))
 
     def quantile(self, q: ArrayLike) -> float | Floats:
         """The smallest values whose cumulative weight reaches q.
@@ -76,6 +81,8 @@ class Marginal:
         q = np.asarray(q, np.float64)
         if not ((q >= 0) & (q <= 1)).all():
             raise ValueError(f"a quantile is asked for at a probability in [0, 1], not {q}")
+        if not self.present:
+            return _plain(np.full(q.shape + self.values.shape[1:], np.nan))
         flat = self.values.reshape(len(self.values), -1)
         order = np.argsort(flat, axis=0)
         found = np.empty((q.size, flat.shape[1]))
@@ -96,6 +103,9 @@ class Marginal:
             Densities `(B,)` and edges `(B + 1,)`.
         """
         edges = bins if isinstance(bins, int) else np.asarray(bins, np.float64)
+        if not self.present:
+            edges = np.histogram_bin_edges(self.values, edges)
+            return np.full(len(edges) - 1, np.nan), edges
         repeated = np.repeat(self.weights, int(np.prod(self.values.shape[1:], dtype=np.int64)))
         return np.histogram(self.values.ravel(), edges, weights=repeated, density=True)
 
@@ -104,10 +114,16 @@ class Marginal:
 
         Raises:
             ValueError: The values are arrays.
+            RuledOutError: There is no weight.
         """
         if self.values.ndim != 1:
             raise ValueError(
                 f"{self.name!r} has values of shape {self.values.shape[1:]}; probabilities are of scalars"
+            )
+        if not self.present:
+            raise RuledOutError(
+                f"{self.name!r} has no probabilities: the observations rule out every trace that has it (its weight is "
+                "zero); the posterior's `doubts` say why"
             )
         values, which = np.unique(self.values, return_inverse=True)
         mass = np.bincount(which, weights=self.weights, minlength=len(values))
@@ -130,8 +146,15 @@ class Marginal:
         if num_chains == 0:
             return float("nan")
         each = [diagnostics.r_hat(c.reshape(num_chains, length)) for c in self._dense_columns()]
-        finite = [r for r in each if np.isfinite(r)]
-        return max(finite) if finite else float("nan")
+        known = [r for r in each if not np.isnan(r)]
+        return max(known) if known else float("nan")
+
+    def _mean(self, values: Floats) -> Floats:
+        """Of what has any weight: 0 * NaN is no number."""
+        possible = self.weights > 0
+        if not possible.any():
+            return np.full(values.shape[1:], np.nan)
+        return np.asarray(np.tensordot(self.weights[possible], values[possible], 1))
 
     def _dense_columns(self) -> list[Floats]:
         """One column per element over all states; states without the quantity hold its mean, and say so in another."""

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ppx_inference.diagnostics import MIN_ESS
 from ppx_inference.marginal import Marginal
 from ppx_inference.posterior import Posterior
-from ppx_server.errors import AddressError
+from ppx_server import text
+from ppx_server.errors import AddressError, RuledOutError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,9 +44,12 @@ _STYLE: dict[Any, Any] = {
     "figure.constrained_layout.w_pad": 0.06,
     "figure.constrained_layout.h_pad": 0.06,
 }
+_DOUBT = "#B00020"
 _BINS = (20, 40)
 """Least and most bins of a histogram."""
 _MOST_PANELS = 12
+_MOST_VALUES = 200
+"""Whole numbers that are drawn one by one."""
 _TAIL = 5e-4
 """Weight left outside a histogram's range at either end, so that one stray trace does not set the scale."""
 
@@ -111,7 +116,7 @@ def marginals(
 
     Args:
         posteriors: By the name they have in the legend, or a single one; one called "prior" is drawn in grey.
-        names: Draws or tags; by default all named scalar ones of the first posterior, at most twelve.
+        names: Scalars; by default the first twelve rows of the first posterior's summary.
         truth: Values to mark, by name.
         labels: Axis labels by name, with units; by default the name.
         bins: Bins of each histogram; by default 20 to 40, fewer where the ESS is small. Discrete quantities have one
@@ -119,23 +124,31 @@ def marginals(
 
     Raises:
         AddressError: No trace has one of the names.
+        RuledOutError: No trace that has one of them has any weight.
         ValueError: A quantity is not scalar, or there is none.
+
+    A panel says how many effective samples it shows where they are too few to be trusted.
     """
     several = {posteriors.provenance.engine: posteriors} if isinstance(posteriors, Posterior) else posteriors
     first = next(iter(several.values()))
-    names = tuple(names) or tuple(row.name for row in first.summary())[:_MOST_PANELS]
+    names = tuple(names) or tuple(row.name for row in first.summary(most=_MOST_PANELS))
     if not names:
-        raise ValueError("there is no scalar quantity with a name to plot; give draws a name, or tag a value")
+        raise ValueError("the traces hold nothing to plot: no draw, tag or result")
     columns = min(len(names), 3 if len(names) <= 9 else 4)
     rows = -(-len(names) // columns)
     figure = _figure(3.4 * columns, 2.6 * rows + 0.4)
     for number, name in enumerate(names):
         panel = figure.add_subplot(rows, columns, number + 1)
         found = {label: m for label, p in several.items() if (m := _marginal(p, name)) is not None}
-        _draw_marginal(panel, found or {"": first[name]}, (truth or {}).get(name), bins)
-        panel.set_xlabel((labels or {}).get(name, name))
-        if number % columns == 0:
-            panel.set_ylabel("probability density")
+        if not found and first[name].present == 0:
+            raise RuledOutError(
+                f"there is nothing to plot of {name!r}: the observations rule out every trace that has it; "
+                "the posterior's `doubts` say why"
+            )
+        counts = _draw_marginal(panel, found, (truth or {}).get(name), bins)
+        panel.set_xlabel((labels or {}).get(name, text.label(name)))
+        if number % columns == 0 or counts:
+            panel.set_ylabel("probability" if counts else "probability density")
     _legend(figure, figure.axes[0])
     return figure
 
@@ -188,7 +201,8 @@ def probabilities(
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0)
     panel.set_xlim(0.0, 1.03 * top)
-    panel.set_xlabel(f"probability of {label or name}")
+    panel.set_xlabel(f"probability of {label or text.label(name)}")
+    _mark_doubt(panel, [posteriors[key][name].ess for key in bars if key != PRIOR])
     if truth is not None:
         panel.axhspan(
             chosen.index(truth) - 0.5, chosen.index(truth) + 0.5, color=_TRUTH_BAND, zorder=0, label="truth"
@@ -284,11 +298,14 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def _draw_marginal(panel: Axes, found: Mapping[str, Marginal], truth: float | None, bins: int | None) -> None:
+def _draw_marginal(panel: Axes, found: Mapping[str, Marginal], truth: float | None, bins: int | None) -> bool:
+    """Draws a panel; says whether its bars are probabilities of values."""
     values, margin = np.concatenate([_bulk(m) for m in found.values()]), 0.0
     if truth is not None and not values.min() < truth < values.max():
         values, margin = np.append(values, truth), 0.04
-    discrete = all(m.discrete or np.array_equal(m.values, np.round(m.values)) for m in found.values())
+    discrete = np.ptp(values) <= _MOST_VALUES and all(
+        m.discrete or np.array_equal(m.values, np.round(m.values)) for m in found.values()
+    )
     if discrete:
         edges = np.arange(np.floor(values.min()) - 0.5, np.ceil(values.max()) + 1.0)
     else:
@@ -306,6 +323,20 @@ def _draw_marginal(panel: Axes, found: Mapping[str, Marginal], truth: float | No
         panel.axvline(truth, color=_TRUTH_COLOUR, linewidth=1.4, linestyle="--", label="truth", zorder=4)
     panel.set_xlim(edges[0], edges[-1])
     panel.set_ylim(0.0, None)
+    if discrete:
+        panel.locator_params(axis="x", integer=True)
+    _mark_doubt(panel, [m.ess for key, m in found.items() if key != PRIOR])
+    return discrete
+
+
+def _mark_doubt(panel: Axes, ess: Sequence[float]) -> None:
+    """Says that a panel shows few effective samples, or that nobody knows how many."""
+    least = min(ess, default=np.inf)
+    if not least >= MIN_ESS:
+        mark = "ESS unknown" if np.isnan(least) else f"ESS {least:.0f}: do not trust"
+        panel.text(
+            0.98, 0.97, mark, transform=panel.transAxes, ha="right", va="top", color=_DOUBT, fontsize=8
+        )
 
 
 def _draw_plane(

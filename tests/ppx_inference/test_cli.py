@@ -13,15 +13,18 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
 from ppx_inference import Posterior
 from ppx_inference.cli.application import app
+from ppx_inference.cli.console import _broken
 from ppx_inference.cli.options import parse_observations
 from ppx_server.errors import ObservationError
 from ppx_server.store import TraceStore
@@ -115,6 +118,17 @@ class TestHelp:
     def test_ppx_alone_lists_the_commands(self) -> None:
         assert all(command in ppx().output for command in COMMANDS)
 
+    def test_the_version_is_said(self) -> None:
+        assert ppx("--version").stdout == f"ppx {version('ppx')}\n"
+
+    @pytest.mark.parametrize("command", COMMANDS[:6])
+    def test_lines_are_broken_once(self, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        told = ppx(command, "--help").stdout.partition("Example")[0].strip().splitlines()[2:]
+        paragraphs = "\n".join(line.strip() for line in told).strip().split("\n\n")
+        for paragraph in paragraphs:
+            assert all(len(line) > 50 for line in paragraph.splitlines()[:-1]), paragraph
+
 
 class TestMistakes:
     def test_no_simulator_at_the_address(self) -> None:
@@ -170,9 +184,56 @@ class TestMistakes:
             assert "already" in result.stderr
 
     def test_show_says_what_is_missing(self, tmp_path: Path) -> None:
-        result = ppx("show", tmp_path / "nothing")
+        (tmp_path / "file").write_text("x")
+        for path, said in (
+            ("nothing", "there is nothing at"),
+            ("file", "is a file, not a result"),
+            (".", "holds no result"),
+        ):
+            result = ppx("show", tmp_path / path)
+            assert result.exit_code == 1
+            assert result.stderr.startswith("error:")
+            assert said in result.stderr
+            assert "Errno" not in result.stderr
+
+    @pytest.mark.parametrize(
+        ("option", "file", "said"),
+        [
+            ("--plot", "nowhere/p.png", "there is no folder"),
+            ("--plot", "p.jpeg", "end with .png"),
+            ("--csv", "nowhere/t.csv", "cannot write"),
+        ],
+    )
+    def test_files_that_cannot_be_written(self, option: str, file: str, said: str, tmp_path: Path) -> None:
+        ppx("prior", "-n", "5", "--workers", "1", "-o", tmp_path / "s", "--", *GAUSSIAN)
+        result = ppx("show", tmp_path / "s", option, tmp_path / file)
+        assert result.exit_code > 0
+        assert said in " ".join(result.stderr.split())
+        assert "Errno" not in result.stderr
+
+    def test_a_program_that_is_a_file_of_this_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "model.py").write_text("")
+        (tmp_path / "sim").write_text("#!/bin/sh\n")
+        (tmp_path / "data").write_text("")
+        (tmp_path / "sim").chmod(0o755)
+        for program, remedy in (
+            ("model.py", "python model.py"),
+            ("sim", "./sim"),
+            ("data", "chmod"),
+            ("x", "build it"),
+        ):
+            result = ppx("prior", "--", program)
+            assert result.exit_code == 1
+            assert remedy in result.stderr
+
+    def test_a_posterior_is_no_proposal(self, tmp_path: Path) -> None:
+        ppx("prior", "-n", "5", "--workers", "1", "-o", tmp_path / "s", "--", *GAUSSIAN)
+        result = ppx("posterior", "--proposal", tmp_path / "s", *OBSERVE, "--", *GAUSSIAN)
         assert result.exit_code == 1
-        assert result.stderr.startswith("error:")
+        assert "holds traces, not a proposal" in result.stderr
 
 
 class TestObservations:
@@ -474,6 +535,97 @@ class TestPosterior:
         assert result.exit_code == 1
         assert "observes 'sometimes', which is not among" in result.stderr
         assert 0 < len(Posterior.open(tmp_path / "result")) <= 99
+
+
+UNNAMED = """
+for _ in range(3):
+    ppx.sample(ppx.Normal(0, 1), name="step")
+x = ppx.sample(ppx.Normal(0, 1))
+ppx.sample(ppx.Categorical([0.25, 0.75]), name="channel")
+ppx.observe(ppx.Normal(x, 0.1), name="y")
+return x
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A posterior of a model most of whose draws have no name of their own, and its simulator."""
+    folder = tmp_path_factory.mktemp("tables")
+    body = textwrap.indent(UNNAMED, "    ")
+    (folder / "model.py").write_text(
+        f"import ppx_client as ppx\ndef forward():\n{body}\nppx.serve(forward, name='gum')\n"
+    )
+    command = [sys.executable, str(folder / "model.py")]
+    run = ["posterior", "-e", "importance", "-n", "300", "--workers", "1", "--observe", "y=0.5"]
+    result = ppx(*run, "-o", folder / "r", "--csv", folder / "t.csv", "--", *command)
+    assert result.exit_code == 0, result.output
+    assert f"table written to {folder / 't.csv'}" in result.stderr
+    return folder, command
+
+
+class TestTables:
+    def test_draws_without_a_name_visits_and_the_result_have_rows(
+        self, saved: tuple[Path, list[str]]
+    ) -> None:
+        shown = ppx("show", saved[0] / "r").stdout
+        for row in ("result", "step[0]", "step[2]", "model:6:9:forward"):
+            assert re.search(rf"{re.escape(row)} +│ +-?\d", shown), shown
+        assert re.search(r"channel +│ [01]: \d+\.\d%, [01]: \d+\.\d% +│", shown)
+        one = document(ppx("show", saved[0] / "r", "--name", "step[2]", "--name", "channel", "--json"))
+        assert list(one["quantities"]) == ["step[2]", "channel"]
+        assert sum(one["quantities"]["channel"]["probabilities"].values()) == pytest.approx(1.0)
+        assert one["quantities"]["channel"]["mean"] is None
+        assert one["num_quantities"] == 6
+
+    def test_a_csv_file_has_a_row_per_trace(self, saved: tuple[Path, list[str]]) -> None:
+        folder, _ = saved
+        frame, posterior = pd.read_csv(folder / "t.csv"), Posterior.open(folder / "r")
+        assert len(frame) == 300
+        assert (frame["weight"] * frame["result"]).sum() == pytest.approx(posterior.result.mean())
+        ppx("show", folder / "r", "--csv", folder / "one.csv", "--name", "channel")
+        assert list(pd.read_csv(folder / "one.csv"))[4:] == ["channel"]
+
+    def test_a_saved_trace_is_replayed_with_its_observations(self, saved: tuple[Path, list[str]]) -> None:
+        folder, command = saved
+        found = document(ppx("replay", "--store", folder / "r", "-i", "5", "--json", "--", *command))
+        recorded = TraceStore.open(folder / "r").trace(5)
+        (y,) = found["observations"]
+        assert y["value"] is None
+        assert y["log_prob"] == pytest.approx(recorded.observations.log_prob[0])
+        assert found["output"] == ""
+        other = document(
+            ppx("replay", "--store", folder / "r", "-i", "5", "--observe", "y=7", "--json", "--", *command)
+        )
+        assert other["observations"][0]["log_prob"] != y["log_prob"]
+
+    def test_what_is_left_out_is_said(self, model: Callable[[str], list[str]]) -> None:
+        command = model('for _ in range(100):\n    ppx.sample(ppx.Normal(0, 1), name="noise")')
+        shown = ppx("prior", "-n", "5", "--workers", "1", "--", *command).stdout
+        assert shown.count("noise[") == 40
+        assert "and 60 more quantities: ask by --name" in shown
+
+    def test_long_addresses_are_whole_where_there_is_no_terminal(
+        self, model: Callable[[str], list[str]]
+    ) -> None:
+        name = "a_long_scope/" * 12 + "x"
+        shown = ppx(
+            "prior", "-n", "5", "--workers", "1", "--", *model(f"ppx.sample(ppx.Normal(0, 1), name={name!r})")
+        )
+        assert name in shown.stdout
+        assert _broken("seir:18:20:draw_parameters:beta:gamma").splitlines() == [
+            "seir:18:20:draw_parameters:beta:",
+            "gamma",
+        ]
+
+    def test_one_of_a_thing_is_singular(self, model: Callable[[str], list[str]]) -> None:
+        command = model('ppx.observe(ppx.Normal(ppx.sample(ppx.Normal(0, 1), name="x"), 1), name="y")')
+        checked = ppx(
+            "check", "-q", "--seconds", "1", "--only", "draws", "--only", "lengths", "--", *command
+        ).stdout
+        assert "1 draw per trace" in checked
+        assert "always 1 draw" in checked
+        assert "1 draws" not in checked
+        assert ppx("prior", "-n", "1", "--workers", "1", "--", *command).stderr.startswith("1 trace in")
 
 
 class TestTrain:

@@ -93,12 +93,39 @@ class TestMarginals:
         np.testing.assert_allclose(density, list(drawn["k"].probabilities().values()))
 
     def test_all_scalars_by_default(self, drawn: Posterior) -> None:
-        assert {a.get_xlabel() for a in plots.marginals(drawn).axes} == {"x", "k", "only_red", "twice"}
+        assert {a.get_xlabel() for a in plots.marginals(drawn).axes} == {
+            "x",
+            "k",
+            "only_red",
+            "twice",
+            "pair[0]",
+            "pair[1]",
+        }
 
     def test_fewer_bins_where_the_effective_sample_size_is_small(self, drawn: Posterior) -> None:
         spiky = Posterior(drawn.traces, -50.0 * drawn["x"].values ** 2, drawn.provenance)
         many, few = (len(plots.marginals(p, ["x"]).axes[0].patches[0].get_data()[0]) for p in (drawn, spiky))
         assert few < many
+
+    def test_few_effective_samples_are_marked(self, drawn: Posterior, weighted: Posterior) -> None:
+        spiky = Posterior(drawn.traces, -5000.0 * drawn["x"].values ** 2, drawn.provenance)
+        for draw in (
+            lambda p: plots.marginals({"IC": p, "prior": drawn}, ["x"]),
+            lambda p: plots.probabilities({"IC": p}, "k"),
+        ):
+            assert [t.get_text() for t in draw(drawn).axes[0].texts] == []
+            (mark,) = draw(spiky).axes[0].texts
+            assert mark.get_text() == f"ESS {spiky.ess:.0f}: do not trust"
+
+    def test_whole_numbers_far_apart_are_no_bins(self, in_process) -> None:
+        def large(ppx):
+            ppx.tag(np.floor(1e9 * ppx.sample("Normal", 0.0, 1.0, name="x")), "n")
+
+        from ppx_server.script import ScriptBatch
+
+        traces = in_process(large).execute(ScriptBatch.empty(3, np.arange(50)), None)
+        density, _, _ = plots.marginals(Posterior.of_traces(traces), ["n"]).axes[0].patches[0].get_data()
+        assert len(density) <= 40
 
     def test_names_that_cannot_be_drawn(self, drawn: Posterior) -> None:
         with pytest.raises(AddressError, match="twise"):

@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -37,10 +38,12 @@ FAILED = 1
 INTERRUPTED = 130
 _MIN_WIDTH, _MAX_WIDTH = 100, 1000
 """Columns of a table that is not shown on a terminal, at least and at most."""
+_LONG = 32
+"""Letters of an address in a line."""
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """Ctrl-C came; what is kept is known.
+    """Ctrl-C came when something was finished; what is kept of it is known.
 
     Attributes:
         kept: What is kept, in words.
@@ -57,8 +60,10 @@ class Table(RichTable):
     """A table whose cells are text: a string is shown as it is, a `Text` with its style."""
 
     def add_row(self, *cells: Any, **settings: Any) -> None:
-        """Adds a row."""
-        super().add_row(*(_text(c) if isinstance(c, str) else c for c in cells), **settings)
+        """Adds a row; on a terminal long addresses are broken between their parts."""
+        on_terminal = sys.stdout.isatty()
+        shown = (_broken(c) if on_terminal and isinstance(c, str) else c for c in cells)
+        super().add_row(*(_text(c) if isinstance(c, str) else c for c in shown), **settings)
 
 
 def note(text: str) -> None:
@@ -127,7 +132,7 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
                 show_json(stop.document)
             raise typer.Exit(INTERRUPTED) from None
         except KeyboardInterrupt:
-            note("interrupted: nothing was finished, so nothing is kept")
+            note("interrupted: nothing is kept")
             raise typer.Exit(INTERRUPTED) from None
         except (PPXError, ValueError, OSError) as error:
             if os.environ.get("PPX_TRACEBACK") or isinstance(error, BrokenPipeError):
@@ -173,6 +178,18 @@ def _terminable() -> Iterator[None]:
 def _say(mark: str, style: str, text: str) -> None:
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     console.print(Text.assemble((mark, style), " ", paragraph(text)), soft_wrap=True)
+
+
+def _broken(address: str) -> str:
+    """Lines of an address that end behind a separator; anything with a space in it stays."""
+    if len(address) <= _LONG or " " in address:
+        return address
+    lines = [""]
+    for part in re.split(r"(?<=[:/.|;])", address):
+        if lines[-1] and len(lines[-1]) + len(part) > _LONG:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _text(text: str) -> Text:

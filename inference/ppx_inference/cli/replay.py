@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ppx_inference.cli.options import (
     check_one_way,
     parse_observations,
 )
+from ppx_inference.provenance import Provenance
 from ppx_inference.simulator import Simulator
 from ppx_server.errors import SimulatorStartError
 from ppx_server.executor import FailurePolicy
@@ -29,8 +31,11 @@ from ppx_server.observations import Observations
 from ppx_server.process import SimulatorProcess
 from ppx_server.script import ScriptBatch
 from ppx_server.store import TraceStore
+from ppx_server.store.manifest import MANIFEST
 from ppx_server.trace import DrawFlag, Status, TensorTable, TraceBatch
 
+_GREETING = re.compile(r": serving PPX at \S+$")
+"""What every simulator says when it starts."""
 _SHOWN_NUMBERS = 8
 """Elements of an array that a table shows one by one."""
 
@@ -67,8 +72,8 @@ def replay(
     """Executes one trace again, and shows every draw, observation, tag and result, or why it fails.
 
     A trace that was drawn from the prior needs its seed and index only. One that an engine steered, in ppx posterior,
-    needs the choices that were made for it: the file failures.jsonl of the run, or the saved traces. The exit code is 1
-    if the trace fails.
+    needs the choices that were made for it: the file failures.jsonl of the run, or the saved traces, which know the
+    observations too. The exit code is 1 if the trace fails.
 
     Examples:
 
@@ -78,8 +83,15 @@ def replay(
 
       ppx replay --store traces --index 1234 -- ./tau_decay
     """
-    script, recorded = _script(index, seed, failed, store)
-    observations = parse_observations(observe or []) or None
+    if failed is not None and store is not None:
+        raise typer.BadParameter("give --failures or --store, not both")
+    if store is not None and seed is not None:
+        raise typer.BadParameter("the store knows its seed; leave --seed out")
+    source = None if store is None else TraceStore.open(store)
+    script, recorded = _script(index, seed, failed, source)
+    if source is None and failed is not None and (failed.parent / MANIFEST).exists():
+        source = TraceStore.open(failed.parent)  # the result beside the file
+    observations = parse_observations(observe or []) or _given(source) or None
     reach = _Reach(command, addresses, timeout)
     traces, output = reach.execute(script, observations)
     if traces.status[0] == Status.FAILED and len(traces.value) == len(script.value):
@@ -102,19 +114,25 @@ def replay(
 
 
 def _script(
-    index: int, seed: int | None, failed: Path | None, store: Path | None
+    index: int, seed: int | None, failed: Path | None, store: TraceStore | None
 ) -> tuple[ScriptBatch, TraceBatch | None]:
     """What to execute, and the trace as it was recorded, if it is in a store."""
-    if failed is not None and store is not None:
-        raise typer.BadParameter("give --failures or --store, not both")
     if store is not None:
-        if seed is not None:
-            raise typer.BadParameter("the store knows its seed; leave --seed out")
-        recorded = TraceStore.open(store).trace(index)
+        recorded = store.trace(index)
         return ScriptBatch.replay(recorded), recorded
     if failed is not None:
         return failures.load(failed, index, seed).script, None
     return ScriptBatch.empty(seed or 0, [index]), None
+
+
+def _given(store: TraceStore | None) -> Observations:
+    """The observations of a saved posterior, of which its traces hold no values."""
+    if store is None or "provenance" not in store.metadata:
+        return {}
+    provenance = Provenance.from_json(store.metadata["provenance"])
+    if provenance.observations and not provenance.given:
+        warn("the observations are not saved with these traces: they are drawn again; give them by --observe")
+    return provenance.observed_values
 
 
 @dataclass(frozen=True)
@@ -157,7 +175,8 @@ def _output(process: SimulatorProcess | None) -> str:
         return ""
     ended = process.wait(0.2) is not None
     text = process.describe_end() if ended else process.quote_output()
-    return text.removeprefix("; its last output:").strip("\n")
+    lines = text.removeprefix("; its last output:").strip("\n").split("\n")
+    return "\n".join(line for line in lines if not _GREETING.search(line))
 
 
 def _show(traces: TraceBatch, script: ScriptBatch) -> None:

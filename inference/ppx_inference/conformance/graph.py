@@ -8,7 +8,7 @@ import numpy as np
 
 from ppx_inference.conformance.layout import Layout, arranged, layered
 from ppx_inference.conformance.report import END, START, AddressRow, Transition, draw_rows, transitions
-from ppx_server.text import counted, xml
+from ppx_server.text import counted, plain, xml
 from ppx_server.trace import TraceBatch
 
 _MOST_NODES = 60
@@ -75,9 +75,9 @@ class _Drawing:
                 f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{label}</text></g>'
             )
         red, green, blue = (_LIGHT + (_DARK - _LIGHT) * row.share).astype(int)
-        tip = f"{row.address}\n{_kind(row)}\nin {row.share:.2%} of the traces, {row.visits:.4g} visits per trace"
+        tip = f"{plain(row.address)}\n{_kind(row)}\nin {row.share:.2%} of the traces, {row.visits:.4g} visits per trace"
         return (
-            f'<g><title>{xml(tip)}</title><rect {corner} rx="5" fill="rgb({red},{green},{blue})"/>'
+            f'<g><title>{xml(tip, lines=True)}</title><rect {corner} rx="5" fill="rgb({red},{green},{blue})"/>'
             f'<text x="{x:.1f}" y="{y - 2:.1f}" text-anchor="middle">{xml(_label(row))}</text>'
             f'<text class="small" x="{x:.1f}" y="{y + 12:.1f}" text-anchor="middle">{xml(_small(row))}</text></g>'
         )

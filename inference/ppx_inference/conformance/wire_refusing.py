@@ -30,7 +30,9 @@ from ppx_server.trace import Status, TraceBatch
 
 _SESSIONS = 16
 _END_SECONDS = 5.0
-_MISSING_REMEDY = "draw what was not measured, send it with what was, and let only what was measured count in log_prob"
+_MISSING_REMEDY = (
+    "draw what was not measured, send it with what was, and let only what was measured count in log_prob"
+)
 _ABSENT = WireAddress("ppx check/no such draw", "no such draw", "Normal", ())
 
 

@@ -11,7 +11,7 @@ import { Router } from "zeromq";
 
 const SYSTEM = `ppx.mjs 1.0.0 (Node ${process.versions.node})`;
 const MAX_MESSAGE = Number(process.env.PPX_MAX_MESSAGE || 2 ** 26); // bytes: the answer to a draw of eight million numbers
-const MAX_SESSIONS = 1024; // controllers remembered
+const MAX_SESSIONS = 256; // controllers remembered; few bytes each
 const CAPABILITIES = ["observed_value", "error", "rejection", "shutdown"]; // understood beyond PPX 1.0
 
 /** What a model did wrong, with the remedy. */

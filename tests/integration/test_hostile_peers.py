@@ -17,6 +17,7 @@ import zmq
 
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
 from ppx_inference.simulator import Simulator
+from ppx_server.errors import LocalProtocolError
 from ppx_server.executor import FailurePolicy
 from ppx_server.protocol import (
     CAPABILITIES,
@@ -182,6 +183,7 @@ def test_a_batch_of_millions_is_refused_at_once(serve: Callable[..., Victim]) ->
     assert victim.num_traces == 0
 
 
+@pytest.mark.slow
 def test_addresses_that_a_controller_defines_are_forgotten(serve: Callable[..., Victim]) -> None:
     victim = serve()
     stranger = victim.stranger()
@@ -314,6 +316,7 @@ def test_who_can_do_what_is_said_where_other_machines_can_reach_it(
         assert ("anyone who can reach tcp://0.0.0.0:" in said and "run this model" in said) is warned
 
 
+@pytest.mark.slow
 def test_a_limit_of_messages_is_a_setting_and_what_does_not_fit_fails_by_name(
     command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,7 +327,7 @@ def test_a_limit_of_messages_is_a_setting_and_what_does_not_fit_fails_by_name(
     with Simulator(list(command), num_workers=1) as sim:
         assert_same(few, sim.prior(2000, seed=4))
     monkeypatch.setenv("PPX_MAX_MESSAGE", "64 MiB")
-    with pytest.raises(Exception, match="PPX_MAX_MESSAGE='64 MiB' is no number of bytes"):
+    with pytest.raises(LocalProtocolError, match="PPX_MAX_MESSAGE='64 MiB' is no number of bytes"):
         Simulator(list(command), num_workers=1)
 
 
@@ -345,7 +348,7 @@ def test_a_controller_takes_memory_for_few_messages_that_it_did_not_ask_for() ->
     program = f"""
 import resource, sys
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import SimulatorError
+from ppx_server.errors import LocalProtocolError
 import time
 with Simulator([sys.executable, "-c", {FLOODING!r}], num_workers=1) as sim:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

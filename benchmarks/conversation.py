@@ -13,7 +13,7 @@ import zmq
 
 from ppx_server.process import SimulatorProcess
 from ppx_server.protocol import CAPABILITIES, BatchResult, Connection, Handshake, Role, RunBatch
-from ppx_server.transport import Channel
+from ppx_server.transport import MAX_MESSAGE_BYTES, Channel
 
 _TIMEOUT = 30_000
 """Milliseconds until a simulator must have answered."""
@@ -58,7 +58,7 @@ class Conversation:
     def __enter__(self) -> Self:
         self._process = SimulatorProcess(self._command)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._channel = Channel(self._context, self._process.address)
+        self._channel = Channel(self._context, self._process.address, MAX_MESSAGE_BYTES)
         self._connection = Connection(Role.CONTROLLER)
         self._channel.send(self._connection.send(Handshake("benchmarks", CAPABILITIES)))
         self._connection.receive(self._bytes())

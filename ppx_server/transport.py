@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import os
+
 import zmq
 
-from ppx_server.errors import RemoteProtocolError, SimulatorStartError
+from ppx_server.errors import LocalProtocolError, RemoteProtocolError, SimulatorStartError
 
 MAX_MESSAGE_BYTES = 1 << 30
-"""A longer message ends the connection before memory is taken for it."""
+"""No message is longer."""
+_LEAST_LIMIT, _USUAL_LIMIT = 1 << 16, 1 << 26
+_QUEUE = 2
+"""Messages of a simulator that wait to be read: as many as are asked for at once."""
 _FIRST_RETRY_MS, _LAST_RETRY_MS = 5, 160
 """Pauses between attempts to connect: a process of ours binds some milliseconds after it was started."""
 
 
 _LARGE = 1 << 16
 """From so many bytes on, columns are views of ZeroMQ's memory: to copy them costs more than to use them."""
+
+
+def message_limit() -> int:
+    """Bytes of the longest message that is taken, from the environment variable `PPX_MAX_MESSAGE`; by default 64 MiB.
+
+    Raises:
+        LocalProtocolError: It is no number of bytes.
+    """
+    text = os.environ.get("PPX_MAX_MESSAGE") or str(_USUAL_LIMIT)
+    if text.isascii() and text.isdigit() and _LEAST_LIMIT <= int(text) <= MAX_MESSAGE_BYTES:
+        return int(text)
+    raise LocalProtocolError(
+        f"PPX_MAX_MESSAGE={text!r} is no number of bytes from {_LEAST_LIMIT} to {MAX_MESSAGE_BYTES}; leave it out for "
+        f"{_USUAL_LIMIT}"
+    )
 
 
 class Channel:
@@ -24,6 +44,7 @@ class Channel:
     Args:
         context: ZeroMQ context; owned by the caller.
         address: Endpoint the simulator is bound to, such as `tcp://127.0.0.1:5555`.
+        max_bytes: A longer message ends the connection before memory is taken for it.
 
     Attributes:
         socket: Where messages arrive.
@@ -33,11 +54,12 @@ class Channel:
         SimulatorStartError: The address is not a ZeroMQ endpoint.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, max_bytes: int) -> None:
         self.address = address
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+        self.socket.setsockopt(zmq.RCVHWM, _QUEUE)
         self.socket.setsockopt(zmq.RECONNECT_IVL, _FIRST_RETRY_MS)
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, _LAST_RETRY_MS)
         self.disconnections = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)

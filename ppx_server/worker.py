@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import zmq
 
@@ -20,7 +20,7 @@ from ppx_server.errors import (
 from ppx_server.interrupts import uninterrupted
 from ppx_server.process import SimulatorProcess
 from ppx_server.protocol import CAPABILITIES, Connection, Event, Handshake, HandshakeResult, Role
-from ppx_server.transport import Channel
+from ppx_server.transport import MAX_MESSAGE_BYTES, Channel, message_limit
 
 SYSTEM_NAME = "ppx 0.1.0"
 _POLL_MILLISECONDS = 20
@@ -28,6 +28,8 @@ _END_SECONDS = 0.5  # from when a process closes its files until it has ended
 _STARTS = 3
 """How often in a row it is tried to start a process that has been ready before: it may have been killed meanwhile."""
 _LONGEST_PAUSE = 60.0  # seconds
+_MOST_TRACES = 1 << 20
+"""Traces of a batch, for simulators that do not say how many they take."""
 
 
 def _identity(greeting: HandshakeResult) -> str:
@@ -53,6 +55,7 @@ class WorkerConfig:
         start_timeout: Seconds until the first handshake must be answered.
         memory_limit: Bytes of address space that a process of ours may take, or None.
         capabilities: Extensions of PPX 1.0 to use where the simulator has them too.
+        max_bytes: A longer message of the simulator ends the connection before memory is taken for it.
     """
 
     command: tuple[str, ...] = ()
@@ -61,6 +64,7 @@ class WorkerConfig:
     start_timeout: float = 30.0
     memory_limit: int | None = None
     capabilities: tuple[str, ...] = CAPABILITIES
+    max_bytes: int = field(default_factory=message_limit)
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.address):
@@ -112,14 +116,15 @@ class Worker:
         self._started_at = time.monotonic()
         if self.config.command:
             self._process = SimulatorProcess(self.config.command, memory_limit=self.config.memory_limit)
-        self._channel = Channel(self._context, self._address)
+        self._channel = Channel(self._context, self._address, self.config.max_bytes)
         self.expect(self.config.start_timeout)
         self._begin_conversation()
 
     def _begin_conversation(self) -> None:
         self._connection = Connection(Role.CONTROLLER)
         self.conversation += 1
-        self.send(Handshake(SYSTEM_NAME, self.config.capabilities))
+        capabilities = self.config.capabilities  # without any, it speaks PPX 1.0
+        self.send(Handshake(SYSTEM_NAME, capabilities, self.config.max_bytes if capabilities else 0))
 
     @property
     def connected(self) -> bool:
@@ -196,9 +201,31 @@ class Worker:
         theirs = () if self._greeting is None else self._greeting.capabilities
         return frozenset(theirs) & frozenset(self.config.capabilities)
 
+    @property
+    def most_traces(self) -> int:
+        """How many traces a batch may have."""
+        told = 0 if self._greeting is None else self._greeting.max_traces
+        return told or _MOST_TRACES
+
+    @property
+    def longest_message(self) -> int:
+        """How many bytes a message to the simulator may have."""
+        told = 0 if self._greeting is None else self._greeting.max_bytes
+        return told or MAX_MESSAGE_BYTES
+
     def send(self, event: Event) -> None:
-        """Sends a message."""
-        self._open_channel.send(self._connection.send(event))
+        """Sends a message.
+
+        Raises:
+            SimulatorFailedError: It is longer than the simulator takes, which would close the connection.
+        """
+        message = self._connection.send(event)
+        if len(message) > self.longest_message:
+            raise SimulatorFailedError(
+                f"{self} takes messages of at most {self.longest_message} bytes, and this {type(event).__name__} has "
+                f"{len(message)}; set PPX_MAX_MESSAGE to more where the simulator is started"
+            )
+        self._open_channel.send(message)
 
     def receive(self) -> Event | None:
         """The message that has arrived, or None; the answer to the handshake makes it ready.
@@ -278,7 +305,10 @@ class Worker:
         ):
             return SimulatorCrashError(f"{self} crashed in mid-trace: {self._process.describe_end()}")
         if disconnected:
-            return SimulatorCrashError(f"{self} closed the connection in mid-trace{self.output()}")
+            return SimulatorCrashError(
+                f"{self} closed the connection in mid-trace, as it also does at a message longer than one of the two "
+                f"sides takes (here {self.config.max_bytes} bytes; PPX_MAX_MESSAGE){self.output()}"
+            )
         return None
 
     # Words for errors

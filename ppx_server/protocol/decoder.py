@@ -40,6 +40,7 @@ from ppx_server.protocol.reader import (
     Buffer,
     MalformedError,
     entries,
+    integer,
     optional,
     quote,
     string,
@@ -130,21 +131,31 @@ def _check_shapes(family: str, params: list[Tensor], address: str) -> None:
 
 
 def _handshake(data: Buffer, table: int) -> Handshake:
-    system_name, capabilities = entries(data, table, 2)
+    system_name, capabilities, max_bytes = entries(data, table, 3)
     return Handshake(
         string(data, table, system_name, "system_name"),
         strings(data, table, capabilities, "capabilities"),
+        _limit(data, table, max_bytes, "max_bytes"),
     )
 
 
 def _handshake_result(data: Buffer, table: int) -> HandshakeResult:
-    system_name, model_name, capabilities, fingerprint = entries(data, table, 4)
+    system_name, model_name, capabilities, fingerprint, max_traces, max_bytes = entries(data, table, 6)
     return HandshakeResult(
         string(data, table, system_name, "system_name"),
         string(data, table, model_name, "model_name"),
         strings(data, table, capabilities, "capabilities"),
         string(data, table, fingerprint, "fingerprint"),
+        _limit(data, table, max_traces, "max_traces"),
+        _limit(data, table, max_bytes, "max_bytes"),
     )
+
+
+def _limit(data: Buffer, table: int, entry: int, field: str) -> int:
+    limit = integer(data, table, entry)
+    if limit < 0:
+        raise MalformedError(f"{field} is {limit}")
+    return limit
 
 
 def _run(data: Buffer, table: int) -> Run:

@@ -33,7 +33,18 @@ from ppx_server.protocol.events import (
     Tensor,
     WireDistribution,
 )
-from ppx_server.protocol.layout import Field, Shape, Strings, Table, TensorOf, doubles, head, scalars, vectors
+from ppx_server.protocol.layout import (
+    Field,
+    Shape,
+    Strings,
+    Table,
+    TensorOf,
+    Word,
+    doubles,
+    head,
+    scalars,
+    vectors,
+)
 from ppx_server.protocol.wire import FAMILY_CODES, MESSAGE_CODES, PARAM_NAMES, REQUIRED_CAPABILITY
 
 _KEPT_HEADS = 2048
@@ -166,18 +177,25 @@ def _error(event: Error, peer_capabilities: Collection[str]) -> bytes:
 
 
 def _handshake(event: Handshake, peer_capabilities: Collection[str]) -> bytes:
-    return _message(Handshake, event.system_name, _capabilities(event.capabilities))
+    capabilities = _capabilities(event.capabilities)
+    return _message(Handshake, event.system_name, capabilities, *_limits(event.max_bytes))
 
 
 def _handshake_result(event: HandshakeResult, peer_capabilities: Collection[str]) -> bytes:
-    system_name, model_name, capabilities, fingerprint = event
-    # to PPX 1.0 controllers it would mean nothing
+    system_name, model_name, capabilities, fingerprint, *limits = event
+    # to PPX 1.0 controllers they would mean nothing
     known = fingerprint if fingerprint and peer_capabilities else None
-    return _message(HandshakeResult, system_name, model_name, _capabilities(capabilities), known)
+    told = _limits(*limits) if "batch" in peer_capabilities else ()
+    return _message(HandshakeResult, system_name, model_name, _capabilities(capabilities), known, *told)
 
 
 def _rejection(event: Rejection, peer_capabilities: Collection[str]) -> bytes:
     return _message(Rejection, event.address, event.name, int(event.begin))
+
+
+def _limits(*limits: int) -> tuple[Word | None, ...]:
+    """Fields at the end of a message, which are not there at all where nothing is told."""
+    return tuple(Word(limit) if limit else None for limit in limits) if any(limits) else ()
 
 
 def _capabilities(capabilities: tuple[str, ...]) -> Strings | None:

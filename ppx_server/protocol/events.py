@@ -35,19 +35,31 @@ class WireDistribution(NamedTuple):
 
 
 class Handshake(NamedTuple):
-    """Controller: begin, or begin again."""
+    """Controller: begin, or begin again. `max_bytes` is the longest message it takes, an extension; 0: not told."""
 
     system_name: str
     capabilities: tuple[str, ...] = ()
+    max_bytes: int = 0
 
 
 class HandshakeResult(NamedTuple):
-    """Simulator: the answer to Handshake."""
+    """Simulator: the answer to Handshake.
+
+    Attributes:
+        system_name: What serves.
+        model_name: What is served.
+        capabilities: Extensions of PPX 1.0 that it understands.
+        fingerprint: Changes whenever the model does; empty if unknown. An extension.
+        max_traces: Traces of a batch, at most; 0: not told. An extension ("batch").
+        max_bytes: The longest message it takes; 0: not told. An extension ("batch").
+    """
 
     system_name: str
     model_name: str
     capabilities: tuple[str, ...] = ()
     fingerprint: str = ""
+    max_traces: int = 0
+    max_bytes: int = 0
 
 
 class Run(NamedTuple):

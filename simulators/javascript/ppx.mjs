@@ -9,8 +9,8 @@ import { Builder } from "flatbuffers";
 import { Router } from "zeromq";
 
 const SYSTEM = `ppx.mjs 1.0.0 (Node ${process.versions.node})`;
-const MAX_MESSAGE = 2 ** 26; // bytes: the answer to a draw of eight million numbers
-const MAX_SESSIONS = 16; // controllers remembered
+const MAX_MESSAGE = Number(process.env.PPX_MAX_MESSAGE || 2 ** 26); // bytes: the answer to a draw of eight million numbers
+const MAX_SESSIONS = 256; // controllers remembered; few bytes each
 const CAPABILITIES = ["observed_value", "error", "rejection", "shutdown"]; // understood beyond PPX 1.0
 
 /** What a model did wrong, with the remedy. */
@@ -333,7 +333,9 @@ class Server {
   interrupt = () => {}; // ends the wait for it
   constructor(forward, name, fingerprint) {
     Object.assign(this, { forward, name, fingerprint });
-    this.socket = new Router({ linger: 100, maxMessageSize: MAX_MESSAGE });
+    // High-water marks: a controller that floods, or does not read its answers, takes memory for a few messages only.
+    const limits = { maxMessageSize: MAX_MESSAGE, receiveHighWaterMark: 2, sendHighWaterMark: 16 };
+    this.socket = new Router({ linger: 100, ...limits });
   }
   /** Whoever waits for the socket or for the model gets an error, which leads to the end of `serve`. */
   stop() {
@@ -376,12 +378,18 @@ class Server {
     if (this.sessions.size > MAX_SESSIONS) this.sessions.delete(this.sessions.keys().next().value);
     if (body === RUN) return this.run(sender, session);
     if (body === HANDSHAKE) {
-      const additions = session.length > 0 ? [{ strings: CAPABILITIES }, this.fingerprint] : [];
+      const own = CAPABILITIES.filter((name) => name !== "shutdown" || this.isPrivate());
+      const additions = session.length > 0 ? [{ strings: own }, this.fingerprint] : [];
       return this.send(sender, message(HANDSHAKE_RESULT, SYSTEM, this.name, ...additions));
     }
     if (body !== SHUTDOWN) return this.refuse(sender, `${RECEIVED[body]} came between traces, where Run is due`);
+    if (!this.isPrivate()) return this.refuse(sender, "on a network, a simulator is ended by its owner only, by SIGTERM");
     await this.send(sender, message(SHUTDOWN_RESULT));
     return this.stop();
+  }
+  /** Whether the file system says who may connect: elsewhere, whoever comes by could end the process. */
+  isPrivate() {
+    return this.socket.lastEndpoint.startsWith("ipc://");
   }
   async run(sender, capabilities) {
     const { forward } = this;
@@ -424,6 +432,8 @@ export async function serve(forward, { name, bind, fingerprint = hashOf(process.
   if (typeof forward !== "function" || forward.length > 0 || typeof name !== "string" || name === "")
     throw new PPXError("serve(forward, { name }): give a function without parameters, and a name of the model");
   const endpoint = bind ?? (process.env.PPX_BIND || "tcp://127.0.0.1:5555");
+  if (!(Number.isInteger(MAX_MESSAGE) && MAX_MESSAGE >= 2 ** 16 && MAX_MESSAGE <= 2 ** 30))
+    throw new PPXError(`PPX_MAX_MESSAGE=${process.env.PPX_MAX_MESSAGE} is no number of bytes from ${2 ** 16} to ${2 ** 30}`);
   const server = new Server(forward, name, fingerprint);
   const stop = () => server.stop();
   try {
@@ -433,7 +443,11 @@ export async function serve(forward, { name, bind, fingerprint = hashOf(process.
     throw new PPXError(`${name} cannot bind ${endpoint}: ${error.message}; choose another endpoint by PPX_BIND`);
   }
   for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, stop);
-  process.stderr.write(`${name}: serving PPX at ${server.socket.lastEndpoint}\n`);
+  const { lastEndpoint } = server.socket;
+  process.stderr.write(`${name}: serving PPX at ${lastEndpoint}\n`);
+  if (!/^(ipc:|inproc:|tcp:\/\/127\.|tcp:\/\/\[::1\])/.test(lastEndpoint))
+    process.stderr.write(`${name}: anyone who can reach ${lastEndpoint} can run this model, read its results, and keep it from ` +
+      "others; there is no password and no encryption: bind to 127.0.0.1 or ipc://, or use a private network\n");
   try {
     for (let next; ; ) next = await server.answer(next ?? (await server.receive()));
   } catch (error) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -138,10 +139,10 @@ def test_who_has_no_session_gets_a_reset(controller: Any, served: Any) -> None:
 
 def test_seventeen_controllers_push_the_first_one_out(controller: Any, served: Any, connected: Any) -> None:
     controller.play([1], [SCRIPT])
-    for _ in range(16):
-        with connected(served.address) as other:
-            other.play([1], [SCRIPT])
-    assert isinstance(controller.exchange(controller.batch([1])), Reset)
+    with ExitStack() as stack:
+        for _ in range(16):
+            stack.enter_context(connected(served.address)).play([1], [SCRIPT])
+        assert isinstance(controller.exchange(controller.batch([1])), Reset)
     controller.greet()
     controller.play([1], [SCRIPT])
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
+from ppx_client.channels import Channel
 from ppx_server.philox import normals
 from ppx_server.protocol import BatchResult, Error, Reset, Run, RunBatch, RunResult, Shutdown, ShutdownResult
 
@@ -80,11 +82,13 @@ def test_one_controller_may_do_both(serve: Serve) -> None:
     assert type(controller.ask(batch())) is BatchResult
 
 
-def test_a_batch_without_a_handshake_is_answered_by_reset(serve: Serve) -> None:
+def test_who_is_forgotten_for_sixteen_others_is_answered_by_reset(serve: Serve) -> None:
     simulator = serve(MODEL)
     controller = simulator.connect_for_batches()
-    for _ in range(16):
-        simulator.connect_for_batches()
+    assert type(controller.ask(batch())) is BatchResult
+    others = [simulator.connect_for_batches() for _ in range(16)]
+    for other in others:
+        assert type(other.ask(batch())) is BatchResult
     assert type(controller.ask(batch())) is Reset
     controller.handshake()
     assert type(controller.ask(batch())) is BatchResult
@@ -152,3 +156,19 @@ def test_fingerprint(serve: Serve, tmp_path: Path, argument: str | None) -> None
     assert simulator.connect_for_batches().handshake().fingerprint == expected
     # PPX 1.0 has no place for it.
     assert simulator.connect().handshake().text == simulator.connect().handshake("error").text[:2]
+
+
+def test_answers_to_a_controller_that_does_not_read_hold_nobody_up_for_long() -> None:
+    channel = Channel("tcp://127.0.0.1:*", "deaf")
+    with zmq.Context() as context, context.socket(zmq.DEALER) as deaf:
+        deaf.setsockopt(zmq.LINGER, 0)
+        deaf.setsockopt(zmq.RCVHWM, 1)
+        deaf.setsockopt(zmq.RCVBUF, 1 << 12)
+        deaf.connect(channel.endpoint)
+        deaf.send_multipart([b"", b"hello"])
+        sender = channel.receive().sender
+        sent = [channel.send(sender, bytes(1 << 20), patient=False) for _ in range(100)]
+        assert sent[0]
+        assert not sent[-1]
+        assert not channel.send(sender, b"more")
+    channel.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtri
 
+from ppx_client.buffers import MalformedError
 from ppx_client.columns import COMPLETE, DENSITY, FAILED, MODEL, NOT_CHOSEN, PENDING, BatchResult, RunBatch
 from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical
@@ -63,6 +64,13 @@ def _most(counts: Sequence[int], before: int) -> int:
 class Batch:
     """Executes K scripts.
 
+    Args:
+        script: The scripts.
+        sites: The addresses of the simulator.
+        chosen: The site of every forced choice.
+        observations: Values to condition on, None if observations are drawn.
+        max_bytes: The longest message that the controller takes.
+
     Attributes:
         sites: The addresses of the simulator.
         choices: What the scripts force.
@@ -77,6 +85,7 @@ class Batch:
         sites: Sites,
         chosen: Sequence[Site | None],
         observations: dict[tuple[str, int], Tensor] | None,
+        max_bytes: int,
     ) -> None:
         self.sites = sites
         self.observations = observations
@@ -84,13 +93,18 @@ class Batch:
         self.choices = Choices(chosen, script.instance.tolist(), script.value.tolist(), script.z.tolist())
         self.result = BatchResult(script.batch)
         self._script = script
+        self._max_bytes = max_bytes
         self._used: list[Site] = []
         self._num_draws: list[int] = []
         self._num_observed: list[int] = []
         self._weighed: dict[tuple[int, int], tuple[array[int], array[float], array[float]]] = {}
 
     def run(self, execute: Execute, expected: Expected) -> BatchResult:
-        """Executes all of them."""
+        """Executes all of them.
+
+        Raises:
+            MalformedError: What they do does not fit into a message.
+        """
         start = time.perf_counter()
         try:
             draws = self._numbers(Stream.DRAWS, expected.draws)
@@ -100,6 +114,8 @@ class Batch:
             for own, own_observed, (first, stop) in zip(draws, observed, limits, strict=True):
                 cursor = None if first == stop else Cursor(self.choices, first, stop, follows=self.asks)
                 self._run_trace(ScriptedTrace(self, cursor, own, own_observed), execute)
+                if self.result.num_bytes > self._max_bytes:
+                    self._refuse_size()
         finally:
             for site in self._used:
                 site.vector = None
@@ -108,6 +124,23 @@ class Batch:
         self._weigh_observations()
         self.result.seconds = time.perf_counter() - start
         return self.result
+
+    def _refuse_size(self) -> None:
+        """Refuses a batch whose result is too long; of a single trace there is nothing smaller to ask for."""
+        num_traces = len(self._script.index)
+        if num_traces > 1:
+            raise MalformedError(
+                f"the first {len(self.result.status)} of {num_traces} traces fill a message of {self._max_bytes} "
+                "bytes; send fewer scripts in a batch"
+            )
+        self.result = result = BatchResult(self._script.batch, status=bytearray([FAILED]))
+        for columns in (result, result.observations, result.tags, result.results, result.loops):
+            columns.offsets.append(0)
+        reason = (
+            f"the trace does not fit into a message of {self._max_bytes} bytes; set PPX_MAX_MESSAGE to more, for the "
+            "simulator and for the controller"
+        )
+        result.failures.append((0, MODEL, reason))
 
     def _numbers(self, stream: Stream, expected: int) -> Iterator[Numbers]:
         """The random numbers of each trace."""

@@ -192,6 +192,14 @@ class BatchResult:
     loops: LoopColumns = field(default_factory=LoopColumns)
     failures: list[tuple[int, int, str]] = field(default_factory=list)
 
+    @property
+    def num_bytes(self) -> int:
+        """About the length of the message, addresses left out."""
+        tensors = (self.observations, self.tags, self.results)
+        rows = sum(20 * len(t.address) + 8 * len(t.data) for t in tensors)
+        params = 8 * len(self.params_data) + 4 * len(self.params_offsets)
+        return 37 * len(self.address) + params + rows + 12 * len(self.loops.address) + 24 * len(self.status)
+
 
 def encode_batch_result(result: BatchResult, first_address: int, addresses: Sequence[Address]) -> bytearray:
     """A BatchResult message.

@@ -13,7 +13,7 @@ from ppx_client.densities import log_prob
 from ppx_client.distributions import Categorical, Distribution
 from ppx_client.philox import Numbers
 from ppx_client.quantiles import SCALAR, element_vectors, quantiles, tails
-from ppx_client.sites import NEVER, Site
+from ppx_client.sites import Site
 from ppx_client.traces import EndOfTrace
 from ppx_client.values import to_python
 
@@ -154,7 +154,7 @@ class ScriptedTrace:
             raise self.end
         key = address, name, distribution.code, distribution.shape
         site = self._sites.get(key)
-        if site is None or site.number == NEVER:
+        if site is None:
             site = self._batch.sites.visit(key)
         visits, place = self._visits, site.place
         instance = visits.get(place, 0)

@@ -8,12 +8,13 @@ import hashlib
 import importlib
 import inspect
 import logging
+import math
 import os
 import platform
 import signal
 import sys
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,14 @@ from typing import TYPE_CHECKING, Any
 from ppx_client import local, wire
 from ppx_client.buffers import MalformedError
 from ppx_client.channels import Channel
+from ppx_client.controllers import Session, Sessions, Waiting
 from ppx_client.errors import ServeError
 from ppx_client.traces import (
     BATCH,
     CAPABILITIES,
     ERROR,
+    MAX_TRACES,
+    SHUTDOWN,
     Conversation,
     Request,
     Running,
@@ -37,15 +41,21 @@ from ppx_client.traces import (
 )
 from ppx_client.values import to_tensor
 from ppx_client.version import __version__
-from ppx_client.wire import Body
+from ppx_client.wire import Body, Received
 
 if TYPE_CHECKING:
     from ppx_client.buffers import Tensor
-    from ppx_client.sessions import BatchSession, Executor
+    from ppx_client.sessions import Executor
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
-_MAX_SESSIONS = 16
-"""Controllers remembered; beyond that, the one that was heard of least recently is forgotten."""
+_LOOK_SECONDS, _MOST_LOOKED_AT = 0.02, 64
+"""How often it is looked, between the traces of a batch, who else has said something, and at how many messages."""
+
+PUBLIC = (
+    "anyone who can reach {} can run this model, read its results, and keep it from others; there is no password and "
+    "no encryption: bind to 127.0.0.1 or ipc://, or use a private network"
+)
+"""What is said at the start of a simulator that other machines can reach."""
 
 _logger = logging.getLogger("ppx_client")
 
@@ -73,7 +83,8 @@ def serve(
     with _signals_stop():
         channel = Channel(endpoint, name)
         try:
-            sys.stderr.write(f"{name}: serving PPX at {channel.endpoint}\n")
+            warning = f"{name}: {PUBLIC.format(channel.endpoint)}\n" if channel.is_public else ""
+            sys.stderr.write(f"{name}: serving PPX at {channel.endpoint}\n{warning}")
             sys.stderr.flush()
             _Server(
                 forward, name, _fingerprint(forward) if fingerprint is None else fingerprint, channel
@@ -148,17 +159,8 @@ def _fingerprint(forward: Callable[[], Any]) -> str:
         return ""  # built in, or typed at the prompt
 
 
-class _Session:
-    """What one controller announced, and the state of its batches.
-
-    Attributes:
-        conversation: How traces that it runs draw by draw talk to it.
-        batches: None before its first batch.
-    """
-
-    def __init__(self, conversation: Conversation) -> None:
-        self.conversation = conversation
-        self.batches: BatchSession | None = None
+class _Abandoned(BaseException):
+    """Raised between the traces of a batch that nobody waits for any more."""
 
 
 class _Link:
@@ -197,18 +199,50 @@ class _Server:
         self._forward = forward
         self._name = name
         self._fingerprint = fingerprint
-        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
+        # On a network, whoever comes by could end the process.
+        self._capabilities = tuple(c for c in CAPABILITIES if c != SHUTDOWN or channel.is_private)
+        self._sessions = Sessions()
+        self._waiting = Waiting(channel.max_bytes)
         self._executor: Executor | None = None
+        self._executing = b""  # whose batch
+        self._look_at = math.inf
 
     def run(self) -> None:
         """Serves for ever."""
-        request = self.channel.receive()
+        request: Request | None = None
         while True:
             # A controller that abandons a trace has sent its next request already.
-            request = self._answer(request) or self.channel.receive()
+            request = self._answer(request or self._next())
+
+    def _next(self) -> Request:
+        return self._waiting.next() if self._waiting else self.channel.receive()
 
     def _answer(self, request: Request) -> Request | None:
         """Answers a request between traces; returns the one that took the place of an answer to a draw."""
+        sender = request.sender
+        if request.refusal:
+            self.refuse(sender, request.refusal)
+            return None
+        received = self._read(request)
+        if received is None:
+            return None
+        if received.body is Body.RUN:
+            return self._run(sender, self._sessions.begin_work(sender).conversation)
+        if received.body is Body.RUN_BATCH:
+            self._run_batch(sender, self._sessions.begin_work(sender), received.data)
+        elif received.body is Body.SHUTDOWN and SHUTDOWN in self._capabilities:
+            self._send(sender, wire.message(Body.SHUTDOWN_RESULT))
+            raise _StopServing
+        elif received.body is Body.SHUTDOWN:
+            self.refuse(
+                sender, f"a simulator at {self.channel.endpoint} is ended by its owner only, by SIGTERM"
+            )
+        else:
+            self.refuse(sender, f"{received.body.name} came between traces, where only Run makes sense")
+        return None
+
+    def _read(self, request: Request) -> Received | None:
+        """A request of a controller that has a session; None for what could be answered at once."""
         sender = request.sender
         try:
             received = wire.decode(request.body)
@@ -216,40 +250,62 @@ class _Server:
             self.refuse(sender, f"these bytes are no message of PPX: {error}")
             return None
         if received.body is Body.HANDSHAKE:
-            self.channel.send(sender, self._handshake(sender, received.capabilities))
+            self._send(sender, self._handshake(request, received))
             return None
-        session = self._sessions.get(sender)
-        if session is None:
+        if self._sessions.get(sender) is None:
             # Also where it has been forgotten: whoever gets a Reset begins again with a Handshake.
             self.refuse(
                 sender, f"{received.body.name} came before Handshake; this simulator may have been restarted"
             )
             return None
-        self._sessions.move_to_end(sender)
-        if received.body is Body.RUN:
-            return self._run(sender, session.conversation)
-        if received.body is Body.RUN_BATCH:
-            self._run_batch(sender, session, received.data)
-        elif received.body is Body.SHUTDOWN:
-            self.channel.send(sender, wire.message(Body.SHUTDOWN_RESULT))
-            raise _StopServing
-        else:
-            self.refuse(sender, f"{received.body.name} came between traces, where only Run makes sense")
-        return None
+        return received
 
-    def _handshake(self, sender: bytes, theirs: tuple[str, ...]) -> bytes:
-        shared = frozenset(theirs).intersection(CAPABILITIES)
-        self._sessions[sender] = _Session(Conversation(_Link(self, sender), shared))
-        self._sessions.move_to_end(sender)
-        if len(self._sessions) > _MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+    def _handshake(self, request: Request, received: Received) -> bytes:
+        theirs, sender = received.capabilities, request.sender
+        shared = frozenset(theirs).intersection(self._capabilities)
+        max_bytes = min(self.channel.max_bytes, received.max_bytes or self.channel.max_bytes)
+        # Before it begins: its connection may have the descriptor of one that was closed.
+        self._sessions.forget_connections(self.channel.disconnected())
+        self._sessions.begin(
+            sender, Session(Conversation(_Link(self, sender), shared), request.connection, max_bytes)
+        )
+        self._waiting.forget(sender)
+        limits = None
         if BATCH in shared:
             # The first batch has a deadline, and loading SciPy takes a while.
             importlib.import_module("ppx_client.sessions")
+            limits = MAX_TRACES, self.channel.max_bytes
         system = f"ppx_client {__version__} (Python {platform.python_version()})"
-        return wire.handshake_result(system, self._name, CAPABILITIES if theirs else (), self._fingerprint)
+        capabilities = self._capabilities if theirs else ()
+        return wire.handshake_result(system, self._name, capabilities, self._fingerprint, limits=limits)
+
+    def _attend(self) -> None:
+        """Looks, between the traces of a batch, who is gone and who has said something.
+
+        Raises:
+            _Abandoned: Whoever sent the batch is gone, or begins again.
+        """
+        own = self._sessions.get(self._executing)
+        self._sessions.forget_connections(self.channel.disconnected())
+        for _ in range(_MOST_LOOKED_AT):
+            if own is None or self._sessions.get(self._executing) is not own:
+                raise _Abandoned
+            request = self.channel.look()
+            if request is None:
+                break
+            if self._read(request) is None:
+                continue
+            sender = request.sender
+            if refusal := self._waiting.add(request, executing=sender == self._executing):
+                self.refuse(sender, refusal)
+            elif self._waiting.is_flooded_by(sender):
+                self._sessions.forget(sender)
+                self._waiting.forget(sender)
+        self._look_at = time.monotonic() + _LOOK_SECONDS
 
     def _run(self, sender: bytes, conversation: Conversation) -> Request | None:
+        while self._waiting:
+            self.refuse(self._waiting.next().sender, _BUSY)
         trace = Trace(conversation)
         with local.controlled():
             result, failure = self._attempt(trace)
@@ -261,23 +317,29 @@ class _Server:
         if failure is not None:
             self.refuse(sender, _describe(failure), failure)
         else:
-            self.channel.send(sender, wire.run_result(result))
+            self._send(sender, wire.run_result(result))
         return None
 
-    def _run_batch(self, sender: bytes, session: _Session, data: bytes) -> None:
+    def _run_batch(self, sender: bytes, session: Session, data: bytes) -> None:
         from ppx_client.sessions import BatchSession, Executor
 
         self._executor = self._executor or Executor()
-        session.batches = session.batches or BatchSession(self._executor)
+        session.batches = session.batches or BatchSession(self._executor, session.max_bytes)
+        self._executing, self._look_at = sender, time.monotonic() + _LOOK_SECONDS
         try:
             with local.controlled():
                 answer = session.batches.run(data, self._attempt_script)
+        except _Abandoned:
+            return
         except MalformedError as error:
             self.refuse(sender, f"this RunBatch cannot be executed: {error}")
         else:
-            self.channel.send(sender, answer)
+            self._send(sender, answer)
+        self._sessions.limit_memory()
 
     def _attempt_script(self, trace: Running) -> tuple[Tensor | None, str | None]:
+        if time.monotonic() > self._look_at:
+            self._attend()
         result, failure = self._attempt(trace)
         return result, None if failure is None else _describe(failure)
 
@@ -304,10 +366,16 @@ class _Server:
         """Error for a controller that knows it, else Reset; then the reason is only logged here."""
         session = self._sessions.get(sender)
         if session is not None and ERROR in session.conversation.capabilities:
-            self.channel.send(sender, wire.error(reason))
+            self._send(sender, wire.error(reason))
             return
         _logger.error("%s: %s", self._name, reason, exc_info=error)
-        self.channel.send(sender, wire.message(Body.RESET))
+        self._send(sender, wire.message(Body.RESET))
+
+    def _send(self, sender: bytes, message: bytes | bytearray) -> None:
+        """Answers a controller; forgets one that does not read its answers, and waits no more for it."""
+        if not self.channel.send(sender, message, patient=self._sessions.get(sender) is not None):
+            self._sessions.forget(sender)
+            self._waiting.forget(sender)
 
 
 def _describe(error: BaseException) -> str:

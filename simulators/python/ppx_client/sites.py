@@ -24,7 +24,7 @@ class Site:
     Attributes:
         address: What it is.
         number: Its number, NEVER before the first visit.
-        place: Number of its (address, name): visits are counted whatever the family and shape.
+        place: Number of its (address, name): visits are counted whatever the family and shape. Likewise NEVER.
         discrete: Whether its values are whole numbers.
         quantile: Value of tails, coordinate and parameter vector, for one element.
         vector: The parameter vector last used in the running batch, None before the first.
@@ -34,14 +34,10 @@ class Site:
     __slots__ = ("address", "discrete", "number", "params", "place", "quantile", "vector")
 
     def __init__(
-        self,
-        address: Address,
-        place: int,
-        quantile: Callable[[float, float, float, Sequence[float]], float],
+        self, address: Address, quantile: Callable[[float, float, float, Sequence[float]], float]
     ) -> None:
         self.address = address
-        self.number = NEVER
-        self.place = place
+        self.number = self.place = NEVER
         self.discrete = address.family in _DISCRETE
         self.quantile = quantile
         self.vector: Sequence[float] | None = None
@@ -49,7 +45,9 @@ class Site:
 
 
 class Sites:
-    """All addresses of a simulator.
+    """All addresses of a simulator: those that its model has mentioned.
+
+    What controllers force may never come; it is known while the batch that forces it is executed, and forgotten then.
 
     Attributes:
         addresses: By number.
@@ -61,6 +59,7 @@ class Sites:
         self.addresses: list[Address] = []
         self.families = array("B")
         self.draws: dict[tuple[str, str, int, tuple[int, ...]], Site] = {}
+        self._expected: dict[tuple[str, str, int, tuple[int, ...]], Site] = {}
         self._numbers: dict[tuple[str, str, int, tuple[int, ...]], int] = {}
         self._places: dict[tuple[str, str], int] = {}
 
@@ -76,17 +75,20 @@ class Sites:
 
     def visit(self, key: tuple[str, str, int, tuple[int, ...]]) -> Site:
         """The site of a draw, at its first visit."""
-        site = self.find(Address(*key))
-        assert site is not None
-        if site.number == NEVER:
-            site.number = self.number(*key)
+        site = self._expected.pop(key, None) or Site(Address(*key), SCALAR[key[2]])
+        site.place = self._places.setdefault(key[:2], len(self._places))
+        site.number = self.number(*key)
+        self.draws[key] = site
         return site
 
-    def find(self, address: Address) -> Site | None:
-        """The site of an address, None if it is none of a draw. Knowing it does not yet number it."""
+    def expect(self, address: Address) -> Site:
+        """The site of a draw that may come in the running batch."""
         key = address.address, address.name, address.family, address.shape
-        site = self.draws.get(key)
-        if site is None and address.family in SCALAR:
-            place = self._places.setdefault((address.address, address.name), len(self._places))
-            site = self.draws[key] = Site(address, place, SCALAR[address.family])
+        site = self.draws.get(key) or self._expected.get(key)
+        if site is None:
+            site = self._expected[key] = Site(address, SCALAR[address.family])
         return site
+
+    def forget_expected(self) -> None:
+        """The batch is over: what did not come is nobody's."""
+        self._expected.clear()

@@ -26,6 +26,8 @@ OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL = "observed_value", "error", "truncated_
 BATCH, REJECTION, SHUTDOWN = "batch", "rejection", "shutdown"
 CAPABILITIES = (OBSERVED_VALUE, ERROR, TRUNCATED_NORMAL, BATCH, REJECTION, SHUTDOWN)
 """What this client can do beyond PPX 1.0."""
+MAX_TRACES = 1 << 16
+"""Traces of a batch, at most."""
 
 _CATEGORICAL = Categorical.code
 
@@ -34,10 +36,19 @@ _MAX_KEPT = 1 << 22
 
 
 class Request(NamedTuple):
-    """A message that a controller sent, and which one."""
+    """A message that a controller sent, and which one.
+
+    Attributes:
+        sender: ZeroMQ's name of the controller.
+        body: The message.
+        connection: Descriptor of the connection that it came by.
+        refusal: Why it will not be executed, if that is known already; then the message is dropped.
+    """
 
     sender: bytes
     body: bytes
+    connection: int = -1
+    refusal: str = ""
 
 
 class EndOfTrace(BaseException):

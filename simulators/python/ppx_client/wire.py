@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ppx_client.buffers import Column, Doubles, MalformedError, Reader, Table, Writer
+from ppx_client.buffers import Column, Doubles, Inline, MalformedError, Reader, Table, Writer
 
 if TYPE_CHECKING:
     from ppx_client.buffers import Tensor
 
-_F64 = Struct("<d")
+_F64, _I32 = Struct("<d"), Struct("<i")
 _MAX_CAPABILITIES = 64
 
 
@@ -106,13 +106,26 @@ def rejection(address: str, name: str, begin: bool) -> bytes:
 
 
 def handshake_result(
-    system_name: str, model_name: str, capabilities: Sequence[str] = (), fingerprint: str = ""
+    system_name: str,
+    model_name: str,
+    capabilities: Sequence[str] = (),
+    fingerprint: str = "",
+    *,
+    limits: tuple[int, int] | None = None,
 ) -> bytes:
-    """A HandshakeResult message; without capabilities it is one of PPX 1.0."""
-    names = (system_name, model_name)
-    return message(
-        Body.HANDSHAKE_RESULT, *names, *([list(capabilities), fingerprint] if capabilities else [])
-    )
+    """A HandshakeResult message; without capabilities it is one of PPX 1.0.
+
+    Args:
+        system_name: What serves.
+        model_name: What is served.
+        capabilities: What the simulator understands beyond PPX 1.0.
+        fingerprint: Changes whenever the model does.
+        limits: Most traces of a batch, and most bytes of a message, where the controller takes batches.
+    """
+    more: list[Any] = [list(capabilities), fingerprint] if capabilities else []
+    if more and limits is not None:
+        more += [Inline(_I32.pack(limit)) for limit in limits]
+    return message(Body.HANDSHAKE_RESULT, system_name, model_name, *more)
 
 
 def run_result(result: Tensor | None) -> bytes:
@@ -143,6 +156,7 @@ class Received(NamedTuple):
         value: Tensor of a SampleResult or ObserveResult, None if absent.
         value_at: Position of its first double in the message, 0 if it is absent.
         capabilities: What the controller of a Handshake announces.
+        max_bytes: The longest message that it takes, 0 if it does not say.
         data: The whole message, of a RunBatch, which `columns` reads.
     """
 
@@ -150,6 +164,7 @@ class Received(NamedTuple):
     value: Tensor | None = None
     value_at: int = 0
     capabilities: tuple[str, ...] = ()
+    max_bytes: int = 0
     data: bytes = b""
 
 
@@ -166,7 +181,8 @@ def decode(data: bytes) -> Received:
     if table == 0:
         raise MalformedError("a message without a body")
     if code == Body.HANDSHAKE:
-        return Received(Body.HANDSHAKE, capabilities=_capabilities(reader, table))
+        max_bytes = max(0, reader.number(table, 2, "<i4"))
+        return Received(Body.HANDSHAKE, capabilities=_capabilities(reader, table), max_bytes=max_bytes)
     if code in (Body.SAMPLE_RESULT, Body.OBSERVE_RESULT):
         value, value_at = reader.tensor(table, 0)
         return Received(Body(code), value, value_at)

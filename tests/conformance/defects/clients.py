@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from ppx_client import batches, channels, columns, densities, scripts, serving, sessions, sites, traces, wire
+from ppx_client import (
+    batches,
+    channels,
+    columns,
+    controllers,
+    densities,
+    scripts,
+    serving,
+    sessions,
+    sites,
+    traces,
+    wire,
+)
 from ppx_client.buffers import MalformedError
 
 EXPONENTIAL = 7
@@ -378,8 +390,8 @@ def extension_words_to_all() -> None:
     """Capabilities are announced to controllers of PPX 1.0 too."""
 
     def wrap(result: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda system, name, capabilities, fingerprint: result(
-            system, name, traces.CAPABILITIES, fingerprint
+        return lambda system, name, capabilities, fingerprint, limits: result(
+            system, name, traces.CAPABILITIES, fingerprint, limits=limits
         )
 
     change(serving.wire, "handshake_result", wrap)
@@ -409,8 +421,9 @@ def open_marks() -> None:
 def no_envelope() -> None:
     """The empty frame is not sent back."""
 
-    def send(self: Any, receiver: bytes, message: Any) -> None:
+    def send(self: Any, receiver: bytes, message: Any, *, patient: bool) -> bool:
         self._socket.send_multipart((receiver, message))
+        return True
 
     channels.Channel.send = send
 
@@ -450,8 +463,8 @@ def one_session_for_all() -> None:
     shared: list[Any] = []
 
     def wrap(begin: Callable[..., Any]) -> Callable[..., Any]:
-        def share(self: Any, executor: Any) -> None:
-            begin(self, executor)
+        def share(self: Any, *args: Any) -> None:
+            begin(self, *args)
             shared.append(self)
             self.__dict__ = shared[0].__dict__
 
@@ -462,7 +475,7 @@ def one_session_for_all() -> None:
 
 def forgetful() -> None:
     """It remembers four controllers."""
-    serving._MAX_SESSIONS = 4
+    controllers._MAX_WORKING = 4
 
 
 def serves_strangers() -> None:
@@ -470,8 +483,10 @@ def serves_strangers() -> None:
 
     def wrap(answer: Callable[..., Any]) -> Callable[..., Any]:
         def anyone(self: Any, request: Any) -> Any:
-            if request.sender not in self._sessions:
-                self._handshake(request.sender, serving.CAPABILITIES)
+            if self._sessions.get(request.sender) is None:
+                self._handshake(
+                    request, serving.Received(serving.Body.HANDSHAKE, capabilities=serving.CAPABILITIES)
+                )
             return answer(self, request)
 
         return anyone

@@ -124,8 +124,8 @@ EMPTY_BATCH_RESULT = BatchResult(
 EXAMPLES: dict[type[Event], Event] = {
     type(event): event
     for event in [
-        Handshake("controller", CAPABILITIES),
-        HandshakeResult("simulator", "gaussian", CAPABILITIES, "sha256:1f"),
+        Handshake("controller", CAPABILITIES, 1 << 26),
+        HandshakeResult("simulator", "gaussian", CAPABILITIES, "sha256:1f", 1 << 16, 1 << 26),
         Run(),
         RunResult(1.0),
         Sample("f/x", "x", NORMAL, True),
@@ -286,9 +286,10 @@ def batch_results(draw: st.DrawFn) -> BatchResult:
 
 
 _capabilities = st.lists(_texts, max_size=4).map(tuple)
+_limits = st.integers(0, 2**31 - 1)
 events = st.one_of(
-    st.builds(Handshake, _texts, _capabilities),
-    st.builds(HandshakeResult, _texts, _texts, _capabilities, _texts),
+    st.builds(Handshake, _texts, _capabilities, _limits),
+    st.builds(HandshakeResult, _texts, _texts, _capabilities, _texts, _limits, _limits),
     st.just(Run()),
     st.builds(RunResult, st.none() | _present),
     st.builds(Sample, _texts, _texts, _distributions(), st.booleans()),

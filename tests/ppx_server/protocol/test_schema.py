@@ -219,11 +219,18 @@ def test_slots_of_families(family: str) -> None:
 @pytest.mark.parametrize(
     ("event", "fields"),
     [
-        (Handshake("s", ("a", "b")), {"system_name": "s", "capabilities": ["a", "b"]}),
-        (Handshake("s"), {"system_name": "s", "capabilities": None}),
+        (Handshake("s", ("a", "b")), {"system_name": "s", "capabilities": ["a", "b"], "max_bytes": None}),
+        (Handshake("s", ("a",), 9), {"system_name": "s", "capabilities": ["a"], "max_bytes": 9}),
+        (Handshake("s"), {"system_name": "s", "capabilities": None, "max_bytes": None}),
         (
             HandshakeResult("s", "m", ("a",), "f"),
-            {"system_name": "s", "model_name": "m", "capabilities": ["a"], "fingerprint": "f"},
+            {"system_name": "s", "model_name": "m", "capabilities": ["a"], "fingerprint": "f"}
+            | dict.fromkeys(("max_traces", "max_bytes")),
+        ),
+        (
+            HandshakeResult("s", "m", ("a",), "f", 5, 6),
+            {"system_name": "s", "model_name": "m", "capabilities": ["a"], "fingerprint": "f"}
+            | {"max_traces": 5, "max_bytes": 6},
         ),
         (Run(), {}),
         (RunResult(np.ones(2)), {"result": tensor([1.0, 1.0], (2,))}),

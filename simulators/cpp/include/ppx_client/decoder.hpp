@@ -22,7 +22,9 @@ class Decoder {
   public:
     /// Copies the bytes, because a received frame may begin at any address, and checks every offset in them.
     void read(const void* bytes, std::size_t size) {
+        if (words_.size() > 8 * size + kept_words) words_ = {};  // those of a long message
         words_.resize(size / sizeof(std::uint64_t) + 1);
+        size_ = size;
         if (size > 0) std::memcpy(words_.data(), bytes, size);
         const auto* const data = reinterpret_cast<const std::uint8_t*>(words_.data());
         flatbuffers::Verifier verifier(data, size);
@@ -47,8 +49,14 @@ class Decoder {
         return ppx::EnumNamesMessageBody()[number];
     }
 
+    /// Bytes of the message.
+    std::size_t size() const { return size_; }
+
   private:
+    static constexpr std::size_t kept_words = std::size_t{1} << 17;
+
     std::vector<std::uint64_t> words_;
+    std::size_t size_ = 0;
     const ppx::Message* message_ = nullptr;
 };
 

@@ -27,8 +27,10 @@ struct Capabilities {
     bool observed_value = false;
     bool truncated_normal = false;
     bool rejection = false;
+    bool batch = false;
 
-    /// Those of this client. That of a controller for "batch" and "shutdown" shows in its messages.
+    /// Those of this client; "shutdown", the last one, only where not just anyone may end the process. That of a
+    /// controller for "shutdown" shows in its messages.
     static constexpr std::array<const char*, 6> names{"observed_value", "error",     "truncated_normal",
                                                       "batch",          "rejection", "shutdown"};
 
@@ -37,6 +39,7 @@ struct Capabilities {
         if (name == "observed_value") observed_value = true;
         if (name == "truncated_normal") truncated_normal = true;
         if (name == "rejection") rejection = true;
+        if (name == "batch") batch = true;
     }
 };
 
@@ -46,8 +49,13 @@ class Encoder {
     const void* data() const { return builder_.GetBufferPointer(); }
     std::size_t size() const { return builder_.GetSize(); }
 
+    /// Gives the memory of a long message back.
+    void release() { builder_.Reset(); }
+
+    /// @param max_traces Traces of a batch, at most, and `max_bytes` those of a message; 0 for controllers that send none.
     void handshake_result(std::string_view system_name, std::string_view model_name, std::string_view fingerprint,
-                          bool with_extensions) {
+                          bool with_extensions, bool with_shutdown, std::int32_t max_traces,
+                          std::int32_t max_bytes) {
         start();
         // Controllers of PPX 1.0 know neither of these fields.
         flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>>> capabilities = 0;
@@ -56,12 +64,13 @@ class Encoder {
             std::array<flatbuffers::Offset<flatbuffers::String>, Capabilities::names.size()> names;
             std::transform(Capabilities::names.begin(), Capabilities::names.end(), names.begin(),
                            [this](const char* name) { return builder_.CreateString(name); });
-            capabilities = builder_.CreateVector(names.data(), names.size());
+            capabilities = builder_.CreateVector(names.data(), names.size() - (with_shutdown ? 0 : 1));
             version = string(fingerprint);
         }
         const auto system = string(system_name), model = string(model_name);
         finish(ppx::MessageBody_HandshakeResult,
-               ppx::CreateHandshakeResult(builder_, system, model, capabilities, version).Union());
+               ppx::CreateHandshakeResult(builder_, system, model, capabilities, version, max_traces, max_bytes)
+                   .Union());
     }
 
     void sample(const Request& request, const Prior& prior, bool control) {

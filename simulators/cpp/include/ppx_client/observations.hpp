@@ -37,11 +37,15 @@ class ObservationSet {
     /// Its number on the wire.
     std::uint64_t number() const { return number_; }
 
+    /// Memory that it takes.
+    std::size_t num_bytes() const { return num_bytes_; }
+
     /// Takes the set of a message; says what is wrong with it, or nothing.
     std::string read(std::uint64_t number, const flatbuffers::Vector<flatbuffers::Offset<ppx::Observation>>& rows) {
         static std::atomic<std::uint64_t> last_serial{0};
         given_.clear();
         number_ = 0;
+        num_bytes_ = 0;
         for (const ppx::Observation* row : rows) {
             const std::string name = row->name() == nullptr ? std::string() : row->name()->str();
             Tensor value = to_tensor(row->value());
@@ -50,6 +54,7 @@ class ObservationSet {
             } catch (const std::invalid_argument& error) {
                 return error.what();
             }
+            num_bytes_ += 200 + name.size() + value.size() * sizeof(double);
             given_[name].visits[row->visit()] = std::move(value);
         }
         number_ = number;
@@ -78,6 +83,7 @@ class ObservationSet {
     std::unordered_map<std::string, Given> given_;
     std::uint64_t number_ = 0;
     std::uint64_t serial_ = 0;
+    std::size_t num_bytes_ = 0;
 };
 
 }  // namespace ppx_client::detail

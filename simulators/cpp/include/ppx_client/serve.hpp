@@ -3,16 +3,14 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <zmq.hpp>
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include "ppx_client/batch.hpp"
 #include "ppx_client/fingerprint.hpp"
+#include "ppx_client/memory.hpp"
 #include "ppx_client/server.hpp"
 #include "ppx_client/signals.hpp"
 
@@ -29,16 +27,6 @@ Model make_model(F& forward) {
             returned.set(forward());
         }
     };
-}
-
-/// Keeps memory that a trace frees for the next trace. By default glibc returns blocks of the size of an image to the
-/// system and asks for them again each time: an observation of 24,500 numbers then takes 160 us instead of 30.
-inline void keep_freed_memory() {
-#ifdef __GLIBC__
-    if (std::getenv("MALLOC_TRIM_THRESHOLD_") != nullptr || std::getenv("MALLOC_MMAP_THRESHOLD_") != nullptr) return;
-    mallopt(M_TRIM_THRESHOLD, 256 << 20);  // bytes
-    mallopt(M_MMAP_THRESHOLD, 32 << 20);
-#endif
 }
 
 }  // namespace detail
@@ -64,12 +52,22 @@ int serve(F&& forward, const std::string& name, const std::string& address = bin
         const detail::StopSignals signals;
         detail::keep_freed_memory();
         detail::Server server(detail::make_model(forward), name, address, fingerprint);
-        std::fprintf(stderr, "%s: serving PPX at %s\n", name.c_str(), server.endpoint().c_str());
+        const std::string endpoint = server.endpoint();
+        std::fprintf(stderr, "%s: serving PPX at %s\n", name.c_str(), endpoint.c_str());
+        if (detail::is_public(endpoint))
+            std::fprintf(stderr,
+                         "%s: anyone who can reach %s can run this model, read its results, and keep it from others; "
+                         "there is no password and no encryption: bind to 127.0.0.1 or ipc://, or use a private "
+                         "network\n",
+                         name.c_str(), endpoint.c_str());
         server.run();
         return 0;
     } catch (const zmq::error_t& error) {
         std::fprintf(stderr, "%s: cannot serve PPX at %s: %s; choose another address in PPX_BIND\n", name.c_str(),
                      address.c_str(), error.what());
+        return 1;
+    } catch (const std::invalid_argument& error) {
+        std::fprintf(stderr, "%s: cannot serve PPX: %s\n", name.c_str(), error.what());
         return 1;
     }
 }

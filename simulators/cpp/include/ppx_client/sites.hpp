@@ -130,17 +130,42 @@ class Sites {
         return site != nullptr ? *site : add(hash, statement, family, is_array, path, label);
     }
 
-    /// The entry of an address; made if there is none.
+    /// The entry of an address of the model; made if there is none.
     Entry& entry(std::string_view address, std::string_view name, std::uint8_t family, const std::int32_t* shape,
                  std::size_t rank) {
+        std::string key = key_of(address, name, family, shape, rank);
+        const auto known = entries_.find(key);
+        if (known != entries_.end()) return known->second;
+        auto node = expected_.extract(key);
+        Entry& entry = node.empty() ? entries_.try_emplace(std::move(key)).first->second
+                                    : entries_.insert(std::move(node)).position->second;
+        entry = {std::string(address), std::string(name), family, {shape, shape + rank}, -1};
+        return entry;
+    }
+
+    /// What distinguishes an address.
+    static std::string key_of(std::string_view address, std::string_view name, std::uint8_t family,
+                              const std::int32_t* shape, std::size_t rank) {
         std::string key = joined(address, name);
         key.push_back(static_cast<char>(family));
         if (rank > 0) key.append(reinterpret_cast<const char*>(shape), rank * sizeof *shape);
-        const auto [found, is_new] = entries_.try_emplace(std::move(key));
-        if (is_new)
-            found->second = {std::string(address), std::string(name), family, {shape, shape + rank}, -1};
-        return found->second;
+        return key;
     }
+
+    /// The entry of an address that the model has mentioned, or null.
+    const Entry* find_entry(const std::string& key) const {
+        const auto known = entries_.find(key);
+        return known == entries_.end() ? nullptr : &known->second;
+    }
+
+    /// The entry of an address that the model may come to in the running batch. It stays where it is if the model does;
+    /// else it is gone when the batch is over: what controllers define takes no memory of ours for long.
+    const Entry* expect_entry(const std::string& key) {
+        const Entry* const known = find_entry(key);
+        return known != nullptr ? known : &expected_[key];
+    }
+
+    void forget_expected() { expected_.clear(); }
 
     /// Sets the entry of a site, whose value has this shape.
     void set_shape(Site& site, const std::int32_t* shape, std::size_t rank) {
@@ -195,7 +220,8 @@ class Sites {
 
     std::deque<Site> sites_;
     Index<Site> index_;
-    std::unordered_map<std::string, Entry> entries_;  // its elements stay where they are
+    std::unordered_map<std::string, Entry> entries_;   // its elements stay where they are
+    std::unordered_map<std::string, Entry> expected_;  // so do these, also when they move to the others
     std::unordered_map<std::string, Visits> visits_;
     std::vector<const Entry*> mentioned_;
 };

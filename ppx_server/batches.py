@@ -18,6 +18,7 @@ import numpy as np
 import zmq
 
 from ppx_server.address import AddressTable
+from ppx_server.audit import DefectiveClientError
 from ppx_server.errors import (
     DistributionError,
     PPXError,
@@ -28,7 +29,7 @@ from ppx_server.errors import (
 )
 from ppx_server.failures import FailureTally, uncomputed
 from ppx_server.jobs import Job, Jobs
-from ppx_server.numbering import DefectiveClientError, Numberings
+from ppx_server.numbering import Numberings
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Error, Event, FailureKind
 from ppx_server.trace import Ints, Status, TraceBatch, segment_sum
@@ -40,6 +41,8 @@ _CREDITS = 2
 _BATCH_SECONDS, _SMALLEST_SECONDS = 0.02, 0.000_15
 """What a batch should take, and what it should take at least: some times the cost of a message."""
 _BATCH_BYTES = 8 << 20
+_CHOICE_BYTES, _SCRIPT_BYTES = 24, 12
+"""What a choice and a script take in a RunBatch."""
 _LARGEST_OVERHEAD = 0.005
 """Seconds per batch; what seems to be more is traces that take unlike times."""
 _MOST_LOST = 20
@@ -194,25 +197,26 @@ class BatchRun:
             for seat in self._seats.values():
                 if not seat.worker.ready or len(seat.in_flight) > credit or seat.resting_until > now:
                     continue
-                job = self._next_job(idle=not seat.in_flight, wary=any(j.caution for j in seat.in_flight))
+                job = self._next_job(seat)
                 if job is not None:
                     self._send(seat, job)
 
-    def _next_job(self, *, idle: bool, wary: bool) -> Job | None:
-        if wary:
+    def _next_job(self, seat: _Seat) -> Job | None:
+        if any(job.caution for job in seat.in_flight):
             return None  # what it is executing may kill it: then it must be known what it was
-        if idle and self._careful:
+        worker = seat.worker
+        if not seat.in_flight and self._careful:
             job = self._careful[0]
             size = 1 if job.caution > 1 else max(1, math.isqrt(len(job)))
-            return _take(self._careful, size if len(job) > 1 else 1)
+            return _take(self._careful, _affordable(job, size, worker))
         if not self._queue:
             more = self._jobs.next()
             self._judge()
             if more is None:
                 return None
             self._queue.append(more)
-        remaining = sum(map(len, self._queue))
-        return _take(self._queue, self._speed.batch_size(remaining, len(self._seats)))
+        size = self._speed.batch_size(sum(map(len, self._queue)), len(self._seats))
+        return _take(self._queue, _affordable(self._queue[0], size, worker))
 
     def _send(self, seat: _Seat, job: Job) -> None:
         seat.num_batches += 1
@@ -241,7 +245,9 @@ class BatchRun:
             return
         job = seat.in_flight[0]
         try:
-            traces = self._numberings.of(seat.worker).traces(event, job.scripts)
+            numbering = self._numberings.of(seat.worker)
+            traces = numbering.traces(event, job.scripts)
+            numbering.audit(traces, job.scripts)
         except DefectiveClientError as error:
             self._error = self._error or SimulatorFailedError(f"{seat.worker}: {error}")
             raise self._error from error  # it would do so again
@@ -342,6 +348,15 @@ class BatchRun:
         located = worker.locate(error, scripts.seed, int(scripts.index[0]))
         self._jobs.fail(job, uncomputed(scripts, self._addresses, str(error)), located)
         self._judge()
+
+
+def _affordable(job: Job, size: int, worker: Worker) -> int:
+    """How many of the next `size` traces a simulator takes in a batch; at least one."""
+    size = min(size, len(job), worker.most_traces)
+    offsets = job.whole.offsets[job.start : job.start + size + 1]
+    num_bytes = _CHOICE_BYTES * (offsets - offsets[0]) + _SCRIPT_BYTES * np.arange(size + 1)
+    # Half of what it takes: the rest is for addresses and observations.
+    return max(1, int(np.searchsorted(num_bytes, worker.longest_message // 2, side="right")) - 1)
 
 
 def _take(queue: deque[Job], size: int) -> Job:

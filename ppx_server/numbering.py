@@ -8,22 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppx_server.address import Address, AddressTable
-from ppx_server.distributions import FAMILIES, log_prob_columns, to_z_columns
+from ppx_server.audit import Audit
+from ppx_server.distributions import FAMILIES, to_z_columns
 from ppx_server.errors import RemoteProtocolError
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import BatchResult, Observation, RunBatch, TensorColumns, WireAddress
 from ppx_server.script import Otherwise, ScriptBatch
 from ppx_server.trace import Floats, Ids, LoopTable, Params, Status, TensorTable, TraceBatch
 from ppx_server.worker import Worker
-
-_AUDITED_ROWS = 256
-_AUDITED_BATCHES, _AUDIT_EVERY = 3, 64
-_AUDIT_TOLERANCE = 1e-6
-"""Relative and absolute; parameters and values travel as doubles, so an honest density differs by rounding only."""
-
-
-class DefectiveClientError(RemoteProtocolError):
-    """What a simulator reports is wrong, and would bias every result."""
 
 
 class Numbering:
@@ -41,7 +33,7 @@ class Numbering:
         self._codes: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._sizes = np.empty(0, np.int64)
         self._told_observations = 0
-        self._num_batches = 0
+        self._audit = Audit()
 
     def request(self, number: int, scripts: ScriptBatch, observations: ObservationSet | None) -> RunBatch:
         """The message that has a simulator execute scripts.
@@ -85,7 +77,6 @@ class Numbering:
 
         Raises:
             RemoteProtocolError: It uses numbers that it has not defined, or stopped where it was not to ask.
-            DefectiveClientError: It reports densities that are wrong.
             DistributionError: It reports parameters that its distributions do not have.
         """
         if scripts.otherwise is not Otherwise.ASK and (result.status == Status.PENDING).any():
@@ -97,7 +88,7 @@ class Numbering:
         forced_by_value = len(scripts.value) > 0 and not np.isnan(scripts.value).all()
         z = self._coordinates(result, ids, params, offsets, scripts) if forced_by_value else result.z
         failures = {int(scripts.index[f.trace]): f.message for f in result.failures}
-        traces = TraceBatch(
+        return TraceBatch(
             addresses=self._addresses,
             seed=scripts.seed,
             index=scripts.index,
@@ -123,10 +114,11 @@ class Numbering:
             ),
             failures=failures,
         )
-        self._num_batches += 1
-        if self._num_batches <= _AUDITED_BATCHES or self._num_batches % _AUDIT_EVERY == 0:
-            self._audit(traces)
-        return traces
+
+    def audit(self, traces: TraceBatch, scripts: ScriptBatch) -> None:
+        """Looks at some of the traces; see `Audit.check`."""
+        ordinal = np.arange(len(traces.value)) - np.repeat(traces.offsets[:-1], traces.length)
+        self._audit.check(traces, scripts, ordinal, self._codes)
 
     def _learn(self, first: int, addresses: tuple[WireAddress, ...]) -> None:
         if not addresses:
@@ -195,27 +187,6 @@ class Numbering:
             result.value[unknown], self._codes[ids[unknown]], params, result.params[unknown]
         )
         return z
-
-    def _audit(self, traces: TraceBatch) -> None:
-        """Recomputes some densities: a defective client would bias every result without a sign."""
-        status = np.repeat(traces.status, traces.length)
-        rows = np.flatnonzero(status == Status.OK)
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _AUDITED_ROWS)).astype(np.int64)]
-        if not len(rows):
-            return
-        codes, ids = self._codes[traces.address_id[rows]], traces.params_id[rows]
-        expected = log_prob_columns(traces.value[rows], codes, traces.params, ids)
-        reported = traces.log_prob[rows]
-        wrong = ~np.isclose(reported, expected, _AUDIT_TOLERANCE, _AUDIT_TOLERANCE)
-        wrong &= ~np.isnan(reported)
-        if wrong.any():
-            row = int(rows[np.flatnonzero(wrong)[0]])
-            address = traces.addresses[int(traces.address_id[row])]
-            raise DefectiveClientError(
-                f"the simulator reports log_prob {traces.log_prob[row]:.9g} at {address.address!r} ({address.family}) "
-                f"for the value {traces.value[row]:.9g}, where it is {expected[np.flatnonzero(wrong)[0]]:.9g}; its "
-                "client is defective"
-            )
 
 
 class Numberings:

@@ -94,6 +94,34 @@ def normals(
     return z
 
 
+def normals_at(
+    seed: int, index: ArrayLike, ordinal: ArrayLike, *, stream: Stream = Stream.DRAWS
+) -> NDArray[np.float64]:
+    """Standard normal numbers, one of each trace.
+
+    Args:
+        seed: Seed of the run.
+        index: `(n,)` trace indices; they may repeat.
+        ordinal: `(n,)` which number of the stream.
+        stream: What the numbers are for.
+
+    Returns:
+        `(n,)`: `normals(seed, index[i], 1, start=ordinal[i], stream=stream)` for every i.
+    """
+    index, ordinal = np.asarray(index, np.uint64), np.asarray(ordinal, np.uint64)
+    counter = (
+        index & _LOW,
+        index >> _32,
+        ordinal >> np.uint64(1),
+        np.full(index.shape, int(stream), np.uint64),
+    )
+    w0, w1, w2, w3 = philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+    odd = (ordinal & np.uint64(1)) == 1
+    bits = _52_bits(np.where(odd, w2, w0), np.where(odd, w3, w1))
+    z: NDArray[np.float64] = ndtri((bits.astype(np.float64) + 0.5) * 2.0**-52)
+    return z
+
+
 class Normals:
     """Standard normal numbers of one trace, made as they are needed."""
 

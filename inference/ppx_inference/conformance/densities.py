@@ -31,7 +31,7 @@ _REMEDY = (
 def log_prob(evidence: Evidence) -> Iterator[Finding]:
     """All draws of the prior traces and of some that were forced elsewhere; all observations executed both ways."""
     traces = evidence.traces
-    if evidence.defect:
+    if evidence.defect and not evidence.draws_wrongly:
         yield Finding("log_prob", Level.FAIL, _wrong_draw(_reported(evidence)) or evidence.defect, _REMEDY)
         return
     forced = evidence.simulator.execute(_elsewhere(traces), None)

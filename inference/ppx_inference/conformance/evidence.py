@@ -17,8 +17,8 @@ from ppx_inference.conformance.findings import Running, Subject
 from ppx_inference.conformance.wire_link import Stage
 from ppx_inference.conformance.wire_play import Played, play
 from ppx_inference.simulator import Simulator
+from ppx_server.audit import DefectiveClientError, WrongDrawError
 from ppx_server.errors import PPXError
-from ppx_server.numbering import DefectiveClientError
 from ppx_server.script import ScriptBatch
 from ppx_server.trace import Status, TraceBatch
 
@@ -45,8 +45,9 @@ class Evidence:
         simulator: It, ready to execute.
         start_seconds: How long it took to answer the first handshake.
         takes_batches: Whether it announced that it executes batches.
-        defect: What densities it reported in batches that are wrong, in words; else empty. Once that is known, it is
-            steered draw by draw, where the controller computes them.
+        defect: What it reported in batches that is wrong, in words; else empty. Once that is known, it is steered draw
+            by draw, where the controller draws and computes densities.
+        draws_wrongly: Whether that is a draw.
         prior_seconds: How long `traces` took.
 
     Raises:
@@ -56,6 +57,7 @@ class Evidence:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.defect = ""
+        self.draws_wrongly = False
         self.prior_seconds = 0.0
         self._stack = ExitStack()
         self._second: Running | None = None
@@ -90,6 +92,7 @@ class Evidence:
             if not isinstance(error.__cause__, DefectiveClientError):
                 return error
             self.defect = str(error.__cause__)
+            self.draws_wrongly = isinstance(error.__cause__, WrongDrawError)
         try:
             self.simulator.close()
             self.simulator = self.subject.open(batches=False)

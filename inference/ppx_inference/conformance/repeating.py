@@ -57,16 +57,19 @@ def replay(evidence: Evidence) -> Iterator[Finding]:
 
 def both_ways(evidence: Evidence) -> Iterator[Finding]:
     """By batches and draw by draw."""
+    remedy = (
+        "in batches the client draws by itself: numbers by Philox from seed, index and number of the draw, values by "
+        "the quantile of the family (docs/protocol.md, sections Random numbers and Standard coordinates)"
+    )
+    if evidence.draws_wrongly:
+        yield Finding("both ways", Level.FAIL, evidence.defect, remedy)
+        return
     if evidence.defect:
         yield Finding("both ways", Level.SKIP, "batches report wrong densities: see log_prob")
         return
     stepwise = evidence.stepwise
     batch = evidence.some.select(np.arange(len(stepwise)))
     found = first_difference(batch, stepwise, tolerance=OTHER_QUANTILES)
-    remedy = (
-        "in batches the client draws by itself: numbers by Philox from seed, index and number of the draw, values by "
-        "the quantile of the family (docs/protocol.md, sections Random numbers and Standard coordinates)"
-    )
     yield _compared("both ways", stepwise, found, "{} the same by batches and draw by draw", remedy)
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from ppx_inference.conformance.differences import first_difference
 from ppx_inference.conformance.wire_link import DefectError, Link, Stage
 from ppx_server.address import AddressTable
-from ppx_server.distributions import FAMILIES
+from ppx_server.audit import DefectiveClientError, check_densities
+from ppx_server.distributions import FAMILIES, family_codes
 from ppx_server.errors import DistributionError, RemoteProtocolError
-from ppx_server.numbering import DefectiveClientError, Numbering
+from ppx_server.numbering import Numbering
 from ppx_server.observations import ObservationSet
 from ppx_server.protocol import CAPABILITIES, BatchResult, Error, Reset, RunBatch, TensorColumns, WireAddress
 from ppx_server.script import ScriptBatch
@@ -82,7 +83,11 @@ class Asker:
         self._learn(result)
         check_columns(result, self.known)
         try:
-            return Answer(result, self.numbering.traces(result, scripts))
+            traces = self.numbering.traces(result, scripts)
+            status = np.repeat(traces.status, traces.length)
+            # Draws are for the parts to look at, which know best what is wrong with them.
+            check_densities(traces, np.flatnonzero(status == Status.OK), family_codes(traces.addresses))
+            return Answer(result, traces)
         except DefectiveClientError as error:
             raise DefectError(str(error), remedy=_DENSITIES) from error
         except (DistributionError, RemoteProtocolError) as error:

@@ -136,7 +136,8 @@ def talk(socket: zmq.Socket[bytes], request: RunBatch) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("num_bytes", "message"), [(1 << 62, "closed the connection"), (1 << 29, "sent nothing")]
+    ("num_bytes", "message"),
+    [(1 << 62, "closed the connection"), (1 << 29, "closed the connection"), (1 << 26, "sent nothing")],
 )
 def test_messages_that_claim_to_be_long_take_no_memory(num_bytes: int, message: str) -> None:
     policy = FailurePolicy(retries=0, most=0.0)

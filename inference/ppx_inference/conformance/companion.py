@@ -20,9 +20,13 @@ class Companion:
 
     Args:
         subject: How to start it; of a simulator that is running already there is only the one.
+
+    Attributes:
+        start_seconds: What its starts have taken so far.
     """
 
     def __init__(self, subject: Subject) -> None:
+        self.start_seconds = 0.0
         self._subject = subject
         self._running: Running | None = None
         self._stack = ExitStack()
@@ -37,12 +41,15 @@ class Companion:
         process = None if self._running is None else self._running.process
         if self._running is None or (process is not None and process.exit_code() is not None):
             self.stop()
+            began = time.monotonic()
             running = self._stack.enter_context(self._subject.running())
             try:
                 self._await(running)  # once it has answered, it answers at once
             except SimulatorStartError:
                 self.stop()
                 raise
+            finally:
+                self.start_seconds += time.monotonic() - began
             self._running = running
         return self._running
 

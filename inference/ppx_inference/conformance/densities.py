@@ -34,7 +34,7 @@ def log_prob(evidence: Evidence) -> Iterator[Finding]:
     if evidence.defect and not evidence.draws_wrongly:
         yield Finding("log_prob", Level.FAIL, _wrong_draw(_reported(evidence)) or evidence.defect, _REMEDY)
         return
-    forced = evidence.simulator.execute(_elsewhere(traces), None)
+    forced = evidence.simulator.execute(_elsewhere(traces, min(_PERTURBED, len(evidence.some))), None)
     for batch in (traces, forced):
         if wrong := _wrong_draw(_draws_of(batch)):
             yield Finding("log_prob", Level.FAIL, wrong, _REMEDY)
@@ -54,9 +54,9 @@ def log_prob(evidence: Evidence) -> Iterator[Finding]:
     yield Finding("log_prob", Level.PASS, detail, facts={"draws": rows, "observations": checked})
 
 
-def _elsewhere(traces: TraceBatch) -> ScriptBatch:
-    """Scripts that force some traces to other places: coordinates turned round, and farther from the middle."""
-    chosen = traces.select(np.arange(min(_PERTURBED, len(traces))))
+def _elsewhere(traces: TraceBatch, number: int) -> ScriptBatch:
+    """Scripts that force the first traces to other places: coordinates turned round, and farther from the middle."""
+    chosen = traces.select(np.arange(number))
     scripts = ScriptBatch.replay(chosen, by_z=True)
     return ScriptBatch(
         seed=scripts.seed,

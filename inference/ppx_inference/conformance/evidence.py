@@ -136,7 +136,8 @@ class Evidence:
     @property
     def overtime(self) -> bool:
         """Whether the time for all is over because the simulator is slow; others are judged to the end."""
-        elapsed = time.perf_counter() - self._started - self.start_seconds
+        starting = self.start_seconds + self.second.start_seconds + self.third.start_seconds
+        elapsed = time.perf_counter() - self._started - starting
         is_slow = self.seen is not None and self.seconds_per_trace > _SLOW * self.subject.seconds
         return is_slow and elapsed > self.subject.seconds + _GRACE_SECONDS
 

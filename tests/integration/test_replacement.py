@@ -155,11 +155,11 @@ def test_a_guard_that_was_killed_is_replaced(nothing_left: Path) -> None:
     code = f"""
 import os, signal
 from ppx_inference.simulator import Simulator
-from ppx_server.process import _guard
+from ppx_server.guard import guard
 command = {list(in_python("none", np.inf))!r}
 one = Simulator(command, num_workers=1)
-os.kill(_guard._process.pid, signal.SIGKILL)
-_guard._process.wait()
+os.kill(guard._process.pid, signal.SIGKILL)
+guard._process.wait()
 two = Simulator(command, num_workers=1)
 print(*[sim._executor._workers[0]._process.pid for sim in (one, two)], flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -100,7 +100,9 @@ BATCHES = (
     Defect("client", "dies_of_senseless_batches", "wire/malformed", FAIL, "as a whole"),
     Defect("client", "forgets_observations", "wire/observations", FAIL, "the set last sent"),
     Defect("client", "ignores_observations", "wire/observations", FAIL, "take observations|`missing`"),
-    Defect("client", "fails_where_values_are_missing", "wire/observations", FAIL, "with `missing`, draw"),
+    Defect(
+        "client", "fails_where_values_are_missing", "wire/observations", FAIL, "draw what was not measured"
+    ),
     Defect("client", "ignores_patterns", "wire/uncontrolled", FAIL, "patterns of the Handshake"),
     Defect("client", "takes_any_choice", "wire/impossible_choices", WARN, "kind Choice"),
     Defect("client", "forgetful", "wire/sessions", FAIL, "for each sender"),

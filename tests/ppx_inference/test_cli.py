@@ -151,7 +151,7 @@ class TestStarting:
         result = ppx("check", "--json", *short, "--only", "draws", "--", "sleep", "9")
         (finding,) = document(result, exit_code=1)["checks"]
         assert "within 0.2 s" in finding["detail"]
-        assert "--start-timeout gives it more time" in finding["remedy"]
+        assert "is waited for by --start-timeout" in finding["remedy"]
 
     @pytest.mark.parametrize("command", ["prior", "posterior", "train", "check", "replay"])
     def test_every_command_that_starts_a_simulator_takes_both(self, command: str) -> None:

@@ -99,7 +99,7 @@ def test_what_is_no_measured_number_is_refused(value: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("observations", "words"),
     [
-        ([1.0], "observations are given by name, .* not as list"),
+        ([1.0], "observations are given by name, as in"),
         ({3: 1.0}, "key 3; give a name, or"),
         ({("y", -1): 1.0}, "visits counted from 0"),
         ({("y", 0.5): 1.0}, "visits counted from 0"),

@@ -314,7 +314,7 @@ def observations_from_the_draws() -> None:
     change(
         batches.Batch,
         "_numbers",
-        lambda make: lambda self, stream, count: make(self, batches.Stream.DRAWS, count),
+        lambda make: lambda self, stream, *counts: make(self, batches.Stream.DRAWS, *counts),
     )
 
 

@@ -72,14 +72,14 @@ def patched():
 
 
 def refused():
-    """The observation is refused on a thread, and nobody looks at the exception."""
-    on_thread(observed)
+    """A value that a script forces is refused on a thread, and nobody looks at the exception."""
+    on_thread(tossed)
     return 1.0
 
 
-def observed():
+def tossed():
     try:
-        ppx.observe(ppx.Normal(0.0, 1.0), name="unknown")
+        ppx.sample(ppx.Categorical([0.5, 0.5]), name="coin")
     except BaseException:
         return
 
@@ -87,7 +87,7 @@ def observed():
 def waits_for_ever():
     """A thread that is to bring a number dies of the end of the trace."""
     numbers = queue.Queue()
-    threading.Thread(target=lambda: numbers.put(ppx.observe(ppx.Normal(0.0, 1.0), name="unknown"))).start()
+    threading.Thread(target=lambda: numbers.put(ppx.sample(ppx.Categorical([0.5, 0.5]), name="coin"))).start()
     return numbers.get()
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ppx_inference import Simulator
+from ppx_server.address import Address
 from ppx_server.errors import PPXError
 from ppx_server.executor import FailurePolicy
+from ppx_server.script import ScriptBatch
 from ppx_server.trace import TraceBatch
 
 SCRIPT = str(Path(__file__).with_name("drawing_elsewhere.py"))
@@ -29,17 +32,28 @@ def execute(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     policy = FailurePolicy(most=1.0)
     with Simulator(command, num_workers=1, timeout=30, batches=request.param, policy=policy) as simulator:
 
-        def run(model: str, observations: dict[str, Any] | None = None) -> TraceBatch:
+        def run(model: str, forced: float | None = None) -> TraceBatch:
             chosen.write_text(model)
-            return simulator.prior(3, seed=7, observations=observations)
+            script = ScriptBatch.empty(7, range(3))
+            if forced is not None:
+                coin = simulator.addresses.intern(Address("coin", "coin", "Categorical", ()))
+                script = replace(
+                    script,
+                    offsets=np.arange(4),
+                    address_id=np.full(3, coin, np.int32),
+                    instance=np.zeros(3, np.int32),
+                    value=np.full(3, forced),
+                    z=np.full(3, np.nan),
+                )
+            return simulator.execute(script, None)
 
         yield run
 
 
-def reason(execute: Execute, model: str, observations: dict[str, Any] | None = None) -> str:
+def reason(execute: Execute, model: str, forced: float | None = None) -> str:
     """Why traces of a model fail."""
     try:
-        failures = execute(model, observations).failures
+        failures = execute(model, forced).failures
     except PPXError as error:
         return str(error)
     return " ".join(failures.values())
@@ -63,7 +77,7 @@ def test_patched_functions_are_followed(execute: Execute) -> None:
 
 @pytest.mark.parametrize("model", ["refused", "waits_for_ever"])
 def test_the_end_of_a_trace_on_a_thread_ends_it(execute: Execute, model: str) -> None:
-    assert "observes 'unknown', which is not among" in reason(execute, model, {"y": 1.0})
+    assert re.search("there are 2 categories|sent 7.0 for coin", reason(execute, model, forced=7.0))
 
 
 def test_a_thread_that_outlives_its_trace_is_named(execute: Execute) -> None:

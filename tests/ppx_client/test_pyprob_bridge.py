@@ -61,7 +61,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     path = tmp_path_factory.mktemp("pyprob") / "models.py"
     path.write_text(MODEL)
     command = [sys.executable, "-W", "ignore", "-m", "ppx_client.pyprob", f"{path}:Mixed"]
-    with Simulator(command, num_workers=1) as simulator:
+    with Simulator(command, num_workers=1, keep_uncontrolled=True) as simulator:
         yield simulator
 
 

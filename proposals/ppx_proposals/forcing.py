@@ -86,8 +86,8 @@ def _found(traces: TraceBatch, name: str, visit: int) -> tuple[int, int]:
         )
         raise AddressError(
             f"visit {visit} of {name!r} is {len(made)} draws of the prior (traces looked at: {len(traces)}); they make "
-            f"the draws {', '.join(map(repr, drawn))}, and others that are left to the prior (control=False), which cannot "
-            "be forced: name one of them, or give its full address"
+            f"the draws {', '.join(map(repr, drawn))}, and perhaps others that are left to the prior (control=False) "
+            "and cannot be forced: name one of them, or give its full address"
         )
     rows = traces.rows(made, visit)
     if addresses[made[0]].shape != () or not traces.controlled[rows[rows >= 0]].all():

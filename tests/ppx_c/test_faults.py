@@ -142,7 +142,7 @@ def test_what_traces_took_is_freed_when_they_end_early(in_c: Build) -> None:
     scripts = ScriptBatch.empty(1, np.arange(1000), Otherwise.ASK)
     with controlled([*in_c("faults"), "allocates"]) as controller:
         address = controller.address
-        with Simulator(address=address) as sim:
+        with Simulator(address=address, keep_uncontrolled=True) as sim:
             guided = sim.execute(scripts, {"y": 1.0}, ArrayGuide())
             expected = sim.prior(1000, seed=1, observations={"y": 1.0})
         np.testing.assert_allclose(guided.value, expected.value, rtol=1e-9)

@@ -49,7 +49,7 @@ def test_an_error_of_r_fails_the_trace(in_r: Build, model: str, reason: str) -> 
 
 def test_the_end_of_a_trace_passes_handlers_of_errors_and_runs_on_exit(in_r: Build) -> None:
     with controlled([*in_r(FAULTS), "catches"]) as controller:
-        with Simulator(address=controller.address) as sim:
+        with Simulator(address=controller.address, keep_uncontrolled=True) as sim:
             scripts = ScriptBatch.empty(1, np.arange(50), Otherwise.ASK)
             guided = sim.execute(scripts, {"y": 1.0}, ArrayGuide())
             expected = sim.prior(50, seed=1, observations={"y": 1.0})

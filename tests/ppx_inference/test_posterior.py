@@ -213,5 +213,5 @@ def test_good_results_do_not_warn(in_process):
 
 
 def test_whatever_a_key_is_the_error_says_what_it_must_be(scoped_posterior):
-    with pytest.raises(TypeError, match="by its name"):
+    with pytest.raises(AddressError, match="read by the name of a draw or tag"):
         scoped_posterior[0]

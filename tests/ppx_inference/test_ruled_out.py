@@ -61,9 +61,10 @@ class TestRuledOut:
         assert math.isnan(nothing.pareto_k)
         assert (nothing.to_pandas()["weight"] == 0).all()
         assert set(nothing.table()["log_weight"].to_pylist()) == {-math.inf}
-        (doubt,) = nothing.doubts
+        doubt, nearest = nothing.doubts
         assert "'y'" in doubt
         assert "run more" not in doubt
+        assert "the nearest value" in nearest
 
     def test_what_cannot_be_nan_is_an_error(self, nothing):
         for ask in (

@@ -209,7 +209,7 @@ def test_a_simulator_cannot_be_pickled(sim: Simulator) -> None:
 
 def test_there_are_sockets_for_more_simulators_than_zeromq_has_by_default(tmp_path: Path) -> None:
     context = context_for(400)
-    channels = [Channel(context, f"ipc://{tmp_path}/socket") for _ in range(400)]
+    channels = [Channel(context, f"ipc://{tmp_path}/socket", 1 << 20) for _ in range(400)]
     for channel in channels:
         channel.close()
     context.destroy()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ppx_client.cpp_build import compile_simulator, toolchain_missing
+from ppx_server.command import Command
 from ppx_server.executor import Executor
 from ppx_server.philox import Stream, normals
 from ppx_server.protocol import CAPABILITIES
@@ -49,7 +50,7 @@ def open_simulator(request: pytest.FixtureRequest) -> Iterator[Open]:
         key = language, left, capabilities
         if key not in opened:
             command = PYTHON if language == "python" else request.getfixturevalue("cpp")
-            config = WorkerConfig(command=command, uncontrolled=left, capabilities=capabilities)
+            config = WorkerConfig(command=Command.of(command), uncontrolled=left, capabilities=capabilities)
             opened[key] = Executor([config])
         return opened[key]
 
@@ -157,7 +158,7 @@ def test_guides_are_asked_for_nothing_that_is_left(open_simulator: Open, omitted
 def test_a_pattern_that_matches_no_draw_is_reported(open_simulator: Open) -> None:
     # "y" is observed, and "STEP" is written otherwise: neither is a draw.
     left = Uncontrolled(("walk/*", "y", "STEP"), omitted=True)
-    config = WorkerConfig(command=PYTHON, uncontrolled=left)
+    config = WorkerConfig(command=Command.of(PYTHON), uncontrolled=left)
     with Executor([config]) as executor:
         executor.execute(ScriptBatch.empty(SEED, np.arange(8)), None)
         with pytest.warns(UserWarning, match="no draw matches the pattern 'y' or 'STEP'"):
@@ -168,7 +169,7 @@ def test_a_pattern_that_matches_no_draw_is_reported(open_simulator: Open) -> Non
 
 
 def test_a_short_run_reports_it_at_its_end() -> None:
-    executor = Executor([WorkerConfig(command=PYTHON, uncontrolled=Uncontrolled(("nothing",)))])
+    executor = Executor([WorkerConfig(command=Command.of(PYTHON), uncontrolled=Uncontrolled(("nothing",)))])
     executor.execute(ScriptBatch.empty(SEED, np.arange(2)), None)
     with pytest.warns(UserWarning, match="'nothing'"):
         executor.close()

@@ -160,7 +160,7 @@ def test_a_run_ends_when_all_simulators_are_gone_and_another_can_begin(
             owner.kill()
 
     both = owners(2)
-    with Simulator(address=[owner.address for owner in both], start_timeout=2.0) as sim:
+    with Simulator(address=[owner.address for owner in both], start_timeout=6.0) as sim:
         with (
             meanwhile(kill_all, 0.2),
             pytest.raises(SimulatorStartError, match="no simulator answered") as caught,

@@ -54,7 +54,7 @@ def test_guided_traces_outlast_crashes_too(num_workers: int, in_cpp: Cpp) -> Non
     first = expected.value[expected.offsets[:-1]]
     failed = np.flatnonzero(first > 2.0)
     assert len(failed)
-    with Simulator(in_cpp("segfault", 2.0), num_workers=num_workers) as sim:
+    with Simulator(in_cpp("segfault", 2.0), num_workers=num_workers, keep_uncontrolled=True) as sim:
         scripts = ScriptBatch.empty(4, np.arange(300), Otherwise.ASK)
         traces = sim.execute(scripts, None, PriorGuide())
     assert sorted(traces.failures) == failed.tolist()

@@ -36,7 +36,7 @@ def test_a_guided_trace_that_observes_more_has_weight_zero_only_if_it_was_given(
 
 
 def test_choices_are_forced_as_far_as_the_own_script_was_followed_and_guided_after_that() -> None:
-    with Simulator([sys.executable, str(MODELS), "mixed"], num_workers=1) as sim:
+    with Simulator([sys.executable, str(MODELS), "mixed"], num_workers=1, keep_uncontrolled=True) as sim:
         whole = sim.prior(1, seed=8)
         (k,) = sim.addresses.find("k")
         keep = [0, 1, 2]  # the array draw

@@ -348,7 +348,7 @@ def test_a_controller_takes_memory_for_few_messages_that_it_did_not_ask_for() ->
     program = f"""
 import resource, sys
 from ppx_inference.simulator import Simulator
-from ppx_server.errors import LocalProtocolError
+from ppx_server.errors import SimulatorError
 import time
 with Simulator([sys.executable, "-c", {FLOODING!r}], num_workers=1) as sim:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

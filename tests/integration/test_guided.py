@@ -55,5 +55,5 @@ def test_choices_are_forced_as_far_as_the_own_script_was_followed_and_guided_aft
         traces = sim.execute(script, {"image": [[0.0, 10.0, 20.0]]}, PriorGuide())
     forced, guided = DrawFlag.CONTROLLED | DrawFlag.FORCED, DrawFlag.CONTROLLED | DrawFlag.GUIDED
     assert traces.flags.tolist() == [forced] * 3 + [0] + [guided] * 3
-    np.testing.assert_array_equal(traces.value, whole.value)
+    np.testing.assert_allclose(traces.value, whole.value, rtol=1e-12)  # slow ones go draw by draw
     np.testing.assert_array_equal(traces.log_q, traces.log_prob)

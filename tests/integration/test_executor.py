@@ -45,7 +45,7 @@ def gaussian():
 
 @pytest.fixture(scope="module")
 def mixed():
-    with Simulator(command("mixed"), num_workers=2) as sim:
+    with Simulator(command("mixed"), num_workers=2, keep_uncontrolled=True) as sim:
         yield sim
 
 

@@ -22,7 +22,7 @@ SEED, NUM_TRACES = 11, 400
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    with Simulator([sys.executable, str(MODEL)], num_workers=1) as sim:
+    with Simulator([sys.executable, str(MODEL)], num_workers=1, keep_uncontrolled=True) as sim:
         yield sim
 
 
